@@ -43,11 +43,12 @@ static void round_row(const activations *a, int64_t row, int which, int64_t from
         float *scale = a->rounded[s].scale + row * (a->stride >> (5 + s));
         int32_t *sum = a->rounded[s].sum + row * (a->stride >> (5 + s));
         for (int64_t g = from >> (5 + s); g < round_up(to, group) >> (5 + s); g++) {
-            float peak = 0.0f;
-            for (int64_t i = g * group; i < (g + 1) * group; i++) {
-                float size = fabsf(x[i]);
-                peak = size > peak ? size : peak;
+            lanes best = lanes_set(0.0f);
+            for (int64_t i = g * group; i < (g + 1) * group; i += LANES) {
+                lanes value = lanes_load(x + i);
+                best = lanes_max(best, lanes_max(value, lanes_mul(value, lanes_set(-1.0f))));
             }
+            float peak = lanes_top(best);
             float inverse = peak > 0.0f ? 127.0f / peak : 0.0f;
             int32_t total = 0;
             for (int64_t i = g * group; i < (g + 1) * group; i++) {
@@ -55,9 +56,8 @@ static void round_row(const activations *a, int64_t row, int which, int64_t from
                 float shifted = x[i] * inverse + 12582912.0f;
                 int32_t bits;
                 memcpy(&bits, &shifted, sizeof bits);
-                int8_t rounded = (int8_t)(bits - 0x4b400000);
-                level[i] = rounded;
-                total += rounded;
+                level[i] = (int8_t)(bits - 0x4b400000);
+                total += bits - 0x4b400000;
             }
             scale[g] = peak / 127.0f;
             sum[g] = -8 * total; /* what an offset of 8 in the weights adds, to be taken off */
