@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         dtype=getattr(torch, DTYPES[args.dtype]) if args.dtype else None,
         fp8=args.fp8,
         max_shard_bytes=max(1, int(args.max_shard_gb * 1e9)),
-        progress=progress_line() if sys.stderr.isatty() else None,
+        progress=progress_line("converting") if sys.stderr.isatty() else None,
     )
     result = {"source": args.source, "target": args.target} | asdict(done)
     if args.json:
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def progress_line() -> Callable[[int, int], None]:
+def progress_line(verb: str) -> Callable[[int, int], None]:
     """A callback that keeps one line of stderr up to date, at most ten times a second."""
     shown = 0.0
 
@@ -61,7 +61,7 @@ def progress_line() -> Callable[[int, int], None]:
         if done < total and now - shown < 0.1:
             return
         shown = now
-        line = f"\rconverting {done / 1e9:,.2f} of {total / 1e9:,.2f} GB ({done / max(total, 1):.0%})"
+        line = f"\r{verb} {done / 1e9:,.2f} of {total / 1e9:,.2f} GB ({done / max(total, 1):.0%})"
         print(line, end="\n" if done == total else "", file=sys.stderr, flush=True)
 
     return show
