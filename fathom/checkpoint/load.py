@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
-_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
-_MTP_COPIES = {"embed_tokens.weight": EMBEDDING, "shared_head.head.weight": HEAD}
+LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+MTP_COPIES = {"embed_tokens.weight": EMBEDDING, "shared_head.head.weight": HEAD}
 _COMPARED_BYTES = 1 << 26
 
 
@@ -113,7 +113,7 @@ def _aliases(stored: Mapping[str, TensorInfo], expected: Mapping[str, Tensor], t
     """name -> the tensor it must be equal to: heads and embeddings that MTP layers repeat, and a tied head."""
     aliases = {HEAD: EMBEDDING} if tied else {}
     for index in _mtp_indices(stored) | _mtp_indices(expected):
-        for suffix, original in _MTP_COPIES.items():
+        for suffix, original in MTP_COPIES.items():
             aliases[f"model.layers.{index}.{suffix}"] = (
                 original if original in stored else aliases.get(original, original)
             )
@@ -128,17 +128,17 @@ def _ignored(stored: Mapping[str, TensorInfo], expected: Mapping[str, Tensor]) -
         log.info("layers left out of the load: %s (multi-token prediction; the model was built without)", layers)
     return {
         name for name in stored
-        if name.endswith("rotary_emb.inv_freq") or ((match := _LAYER.match(name)) and int(match[1]) in spare)
+        if name.endswith("rotary_emb.inv_freq") or ((match := LAYER.match(name)) and int(match[1]) in spare)
     }  # fmt: skip
 
 
 def _layer_indices(names: Iterable[str]) -> set[int]:
-    return {int(match[1]) for name in names if (match := _LAYER.match(name))}
+    return {int(match[1]) for name in names if (match := LAYER.match(name))}
 
 
 def _mtp_indices(names: Iterable[str]) -> set[int]:
     """Layers that are MTP modules: only those have a projection of [embedding; hidden]."""
-    return {int(match[1]) for name in names if (match := _LAYER.match(name)) and match[2] == "eh_proj.weight"}
+    return {int(match[1]) for name in names if (match := LAYER.match(name)) and match[2] == "eh_proj.weight"}
 
 
 def _is_tied(reader: Reader, expected: Mapping[str, Tensor]) -> bool:
