@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
+from fathom.batching.limits import SchedulerConfig
 from fathom.batching.request import Output, Request
-from fathom.batching.scheduler import Scheduler, SchedulerConfig
+from fathom.batching.scheduler import Scheduler
 from fathom.engine.load import pages_that_fit
 from fathom.engine.record import StepLog, StepRecord
 from fathom.engine.runner import Runner
