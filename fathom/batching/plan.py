@@ -28,6 +28,8 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
 class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     """One sequence in a step: compute `token_ids`, the first of which stands at position `start`.
 
+    Without tokens it is a sibling of the row before it: nothing to compute, the same place to sample from.
+
     Fields: pages: the sequence's page table; position p lies in pages[p // page_tokens]. sampling: set when these
             are the last known tokens, so that the step also chooses the next one.
     """
@@ -40,11 +42,22 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One step: decodes first, then chunks of prefill. `preempted` names those that lost their pages to it."""
+    """One step: moves of whole pages, in the order of the fields, then the rows: decodes, then chunks of prefill.
+
+    Fields: spills: (page, slot of the spill file) to write. copies: (page, page) from, to. restores: (slot, page) to
+            read back. preempted: those that lost their pages to this step. predicted_s: how long it should take, 0 if
+            nobody can tell. limit_s: how long it may take for the sake of its decodes, which limits the prompts
+            in it; 0 is no limit.
+    """
 
     step: int
     rows: tuple[Row, ...] = ()
+    spills: tuple[tuple[int, int], ...] = ()
+    copies: tuple[tuple[int, int], ...] = ()
+    restores: tuple[tuple[int, int], ...] = ()
     preempted: tuple[str, ...] = ()
+    predicted_s: float = 0.0
+    limit_s: float = 0.0
 
     @property
     def num_tokens(self) -> int:

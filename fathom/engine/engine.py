@@ -12,28 +12,34 @@ A step is: the scheduler makes a Plan, the runner executes it, the scheduler tak
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 from typing import Any
 
 import torch
 
+from fathom.batching.limits import SchedulerConfig
+from fathom.batching.plan import Plan, Sampled
 from fathom.batching.request import Output, Request
-from fathom.batching.scheduler import Scheduler, SchedulerConfig
+from fathom.batching.scheduler import Scheduler
+from fathom.batching.steptime import StepTime
 from fathom.engine.load import pages_that_fit
 from fathom.engine.record import StepLog, StepRecord
 from fathom.engine.runner import Runner
+from fathom.engine.spill import LostPages, SpillFile
 from fathom.errors import ConfigError, RequestError
 from fathom.model import LatentCache, Transformer
+from fathom.ops import describe
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Limits of an engine; SchedulerConfig says what the first ones mean.
+    """Limits of an engine; SchedulerConfig says what the first ones and max_stretch mean.
 
     Fields: num_pages: None takes `memory_fraction` of the free memory, or less if that holds `max_sequences` whole
             contexts. dtype: of weights and cache when a model is loaded by name: float32, bfloat16, float16, or auto
-            for that of its config.json. record: path of a step log; None keeps none.
+            for that of its config.json. record: path of a step log; None keeps none. spill_path: a free name on a fast
+            disk for the file that keeps pages evicted from memory, up to `spill_bytes`; None keeps none.
     """
 
     max_batch_tokens: int = 512
@@ -43,6 +49,9 @@ class EngineConfig:
     memory_fraction: float = 0.5
     dtype: str = "float32"
     record: str | None = None
+    max_stretch: float = SchedulerConfig.max_stretch
+    spill_path: str | None = None
+    spill_bytes: int = 8 * 10**9
 
     def __post_init__(self) -> None:
         if not 0.0 < self.memory_fraction <= 1.0:
@@ -51,7 +60,11 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """The engine now, and its counts since it began. step_s: duration of the latest step [s]."""
+    """The engine now, and its counts since it began. step_s: duration of the latest step [s].
+
+    copied_pages were shared by siblings until one wrote into them; spilled_pages went to the spill file, restored_pages
+    came back from it, lost_pages would have, but were damaged.
+    """
 
     running: int
     waiting: int
@@ -61,6 +74,10 @@ class EngineStats:
     preemptions: int
     prefix_hit_tokens: int
     evictions: int
+    copied_pages: int
+    spilled_pages: int
+    restored_pages: int
+    lost_pages: int
     computed_tokens: int
     sampled_tokens: int
     step_s: float
@@ -77,13 +94,17 @@ class Engine:
     ) -> None:
         self.config = config or EngineConfig()
         self.model = model
-        self.scheduler = Scheduler(self._limits(model), eos_token_ids)
-        limits = self.scheduler.config
-        device = _device(model)
+        limits, device = self._limits(model), _device(model)
         self.cache = LatentCache(
             model.config, limits.num_pages, limits.page_tokens, dtype=model.compute_dtype, device=device
         )
-        self.runner = Runner(model, self.cache)
+        spill = None
+        if self.config.spill_path is not None:
+            spill = SpillFile(self.config.spill_path, self.config.spill_bytes, self.cache)
+            limits = replace(limits, spill_slots=spill.num_slots)
+        self.step_time = StepTime()
+        self.scheduler = Scheduler(limits, eos_token_ids, self.step_time)
+        self.runner = Runner(model, self.cache, spill)
         self._log = StepLog(self.config.record) if self.config.record else None
         self.step_s = 0.0
         self._computed_tokens = 0
@@ -119,18 +140,31 @@ class Engine:
         """
         if not self.has_work:
             return []
-        started = perf_counter()
-        plan = self.scheduler.schedule()
-        sampled = self.runner.execute(plan)
-        self.step_s = perf_counter() - started
+        plan, sampled = self._execute()
         self._computed_tokens += plan.num_tokens
         self._sampled_tokens += len(sampled)
         if self._log is not None:
             self._log.write(StepRecord(plan, tuple(sampled), self.step_s))
         return self.scheduler.update(plan, sampled)
 
+    def _execute(self) -> tuple[Plan, list[Sampled]]:
+        """The next plan, carried out and timed; planned again as long as it relies on pages that prove lost."""
+        while True:
+            started = perf_counter()
+            plan = self.scheduler.schedule()
+            try:
+                sampled = self.runner.execute(plan)
+            except LostPages as lost:
+                self.scheduler.forget(lost.slots)
+                continue
+            self.step_s = perf_counter() - started
+            if plan.restores:
+                self.step_time.observe_restores(len(plan.restores), self.runner.restore_s)
+            self.step_time.observe(plan, self.step_s - self.runner.restore_s)
+            return plan, sampled
+
     def stats(self) -> EngineStats:
-        scheduler, pool = self.scheduler, self.scheduler.pool
+        scheduler, pool, tables = self.scheduler, self.scheduler.pool, self.scheduler.tables
         return EngineStats(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
@@ -140,6 +174,10 @@ class Engine:
             preemptions=scheduler.preemptions,
             prefix_hit_tokens=scheduler.prefix_hit_tokens,
             evictions=pool.evictions,
+            copied_pages=tables.copied,
+            spilled_pages=tables.spill.spilled,
+            restored_pages=tables.spill.restored,
+            lost_pages=tables.spill.lost,
             computed_tokens=self._computed_tokens,
             sampled_tokens=self._sampled_tokens,
             step_s=self.step_s,
@@ -157,6 +195,8 @@ class Engine:
             page_tokens=config.page_tokens,
             num_pages=num_pages,
             max_context_tokens=model.config.max_position_embeddings,
+            max_stretch=config.max_stretch,
+            numerics=_numerics(model),
         )
 
     def _check_ids(self, name: str, token_ids: Iterable[int]) -> None:
@@ -172,3 +212,9 @@ class Engine:
 
 def _device(model: Transformer) -> torch.device:
     return next(model.parameters()).device
+
+
+def _numerics(model: Transformer) -> str:
+    """Names how this engine computes latents: their type, and who answers each op."""
+    answers = [f"{row['op']}={row['answers']}" for row in describe(_device(model).type)]
+    return " ".join((str(model.compute_dtype), *answers))

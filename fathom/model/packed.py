@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fathom.config import ModelConfig
+from fathom.cost import mtp_layers
 from fathom.model.cache import Batch, LatentCache
 from fathom.model.rope import Rotary
 from fathom.ops.packed import PackedModel, Weights, open_packed
@@ -33,7 +34,7 @@ class PackedTransformer:
         assert isinstance(projection, PackedMatrix), "projections are packed"
         self.kind = projection.kind
         self.compute_dtype = EXACT.get(self.kind, torch.bfloat16)
-        self.has_mtp = f"model.layers.{config.num_hidden_layers}.eh_proj.weight" in weights
+        self.mtp_modules = sum(f"model.layers.{i}.eh_proj.weight" in weights for i in mtp_layers(config))
         self.weight_bytes = sum(w.nbytes for w in weights.values())
 
     @staticmethod
@@ -75,5 +76,5 @@ class PackedTransformer:
     def _passing_cache(self, batch: Batch) -> tuple[LatentCache, Tensor]:
         """Whole sequences without a cache get one for as long as the forward takes: a page for each."""
         longest, count = max(batch.query_lengths), len(batch.query_lengths)
-        cache = LatentCache(self.config, count, longest, dtype=self.compute_dtype, mtp=self.has_mtp)
+        cache = LatentCache(self.config, count, longest, dtype=self.compute_dtype, mtp=self.mtp_modules > 0)
         return cache, torch.arange(count, dtype=torch.int32)[:, None]

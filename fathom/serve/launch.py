@@ -43,6 +43,8 @@ class ServeConfig:
     max_batch_tokens: int | None = None
     num_pages: int | None = None
     dtype: str | None = None
+    spill_path: str | None = None
+    spill_bytes: int | None = None
     drain_s: float = 5.0
     limits: Limits = field(default_factory=Limits)
 
@@ -75,6 +77,8 @@ class Server:
             max_batch_tokens=config.max_batch_tokens,
             num_pages=config.num_pages,
             dtype=config.dtype,
+            spill_path=config.spill_path,
+            spill_bytes=config.spill_bytes,
         )
         self.client = EngineClient(hello) if command is None else EngineClient(hello, command=command)
         self.front = Front(served, self.client, config.limits)

@@ -14,6 +14,7 @@ from fathom.batching.request import (
     State,
     ThinkingParams,
     leaves_thinking_open,
+    sibling_seed,
     split_reasoning,
 )
 from fathom.errors import RequestError
@@ -161,3 +162,11 @@ def test_split_reasoning_loses_only_the_markers(ids, starts):
     reasoning, content = split_reasoning(ids, starts, THINK, END)
     assert sorted(reasoning + content) == sorted(i for i in ids if i not in (THINK, END))
     assert split_reasoning(ids, starts, None, None) == ((ids, []) if starts else ([], ids))
+
+
+def test_siblings_have_seeds_of_their_own_and_the_first_has_the_caller_s():
+    for seed in (5, -1, 2**63 - 1, -(2**63)):
+        seeds = [sibling_seed(seed, index) for index in range(16)]
+        assert seeds[0] == seed
+        assert len(set(seeds)) == 16
+        assert all(SamplingParams(seed=each).seed == each for each in seeds)

@@ -43,7 +43,6 @@ INLINE float from_half(uint16_t bits) {
 #define TILE_ROWS 8  /* activation rows that share one block of integer weights */
 #define FLOAT_ROWS 8 /* and of floats */
 #define SCORE_ROWS 4
-#define SCORE_KEYS 4
 #define PARTS 1
 #define OFFSET8 128 /* vpdpbusd wants its first factor unsigned: +128, which `dot8` expects to be taken off before */
 typedef __m512 lanes;
@@ -71,6 +70,7 @@ INLINE lanes lanes_load_bf16(const uint16_t *p) {
 INLINE void lanes_store(float *p, lanes x) { _mm512_storeu_ps(p, x); }
 INLINE lanes lanes_fma(lanes a, lanes b, lanes c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE lanes lanes_mul(lanes a, lanes b) { return _mm512_mul_ps(a, b); }
+INLINE lanes lanes_max(lanes a, lanes b) { return _mm512_max_ps(a, b); }
 INLINE __m128 fold(lanes x) { /* lane i + 8, then + 4 */
     __m256 y = _mm256_add_ps(_mm512_castps512_ps256(x),
                              _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x), 1)));
@@ -81,8 +81,7 @@ INLINE __m128 fold(lanes x) { /* lane i + 8, then + 4 */
 #include <immintrin.h>
 #define TILE_ROWS 8
 #define FLOAT_ROWS 4
-#define SCORE_ROWS 2
-#define SCORE_KEYS 3
+#define SCORE_ROWS 4
 #define PARTS 2
 #define OFFSET8 0
 typedef struct { __m256 low, high; } lanes;
@@ -119,6 +118,9 @@ INLINE lanes lanes_fma(lanes a, lanes b, lanes c) {
 INLINE lanes lanes_mul(lanes a, lanes b) {
     return (lanes){_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
 }
+INLINE lanes lanes_max(lanes a, lanes b) {
+    return (lanes){_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
+}
 INLINE __m128 fold(lanes x) {
     __m256 y = _mm256_add_ps(x.low, x.high);
     return _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
@@ -128,8 +130,7 @@ INLINE __m128 fold(lanes x) {
 #include <arm_neon.h>
 #define TILE_ROWS 4
 #define FLOAT_ROWS 4
-#define SCORE_ROWS 2
-#define SCORE_KEYS 2
+#define SCORE_ROWS 4
 #define PARTS 4
 #define OFFSET8 0
 typedef struct { float32x4_t part[4]; } lanes;
@@ -176,6 +177,10 @@ INLINE lanes lanes_mul(lanes a, lanes b) {
     for (int i = 0; i < 4; i++) a.part[i] = vmulq_f32(a.part[i], b.part[i]);
     return a;
 }
+INLINE lanes lanes_max(lanes a, lanes b) {
+    for (int i = 0; i < 4; i++) a.part[i] = vmaxq_f32(a.part[i], b.part[i]);
+    return a;
+}
 INLINE void reduce4(const lanes x[4], float out[4]) {
     for (int i = 0; i < 4; i++) {
         float32x4_t y = vaddq_f32(vaddq_f32(x[i].part[0], x[i].part[2]), vaddq_f32(x[i].part[1], x[i].part[3]));
@@ -186,8 +191,7 @@ INLINE void reduce4(const lanes x[4], float out[4]) {
 #else
 #define TILE_ROWS 1
 #define FLOAT_ROWS 1
-#define SCORE_ROWS 1
-#define SCORE_KEYS 2
+#define SCORE_ROWS 4
 #define PARTS 16
 #define OFFSET8 0
 typedef struct { float lane[LANES]; } lanes;
@@ -232,6 +236,10 @@ INLINE lanes lanes_mul(lanes a, lanes b) {
     for (int i = 0; i < LANES; i++) a.lane[i] *= b.lane[i];
     return a;
 }
+INLINE lanes lanes_max(lanes a, lanes b) {
+    for (int i = 0; i < LANES; i++) a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
+    return a;
+}
 INLINE void reduce4(const lanes x[4], float out[4]) {
     for (int i = 0; i < 4; i++) {
         float y[4];
@@ -252,6 +260,15 @@ INLINE void reduce4(const lanes x[4], float out[4]) {
     _mm_storeu_ps(out, _mm_add_ps(_mm_shuffle_ps(ab, cd, 0x88), _mm_shuffle_ps(ab, cd, 0xdd)));
 }
 #endif
+
+/* The largest lane. */
+INLINE float lanes_top(lanes x) {
+    float held[LANES];
+    lanes_store(held, x);
+    for (int width = LANES / 2; width; width /= 2)
+        for (int i = 0; i < width; i++) held[i] = held[i] > held[i + width] ? held[i] : held[i + width];
+    return held[0];
+}
 
 /* The last n < 16 values of a row, the other lanes 0. */
 INLINE lanes load_tail(const float *x, int64_t n) {

@@ -17,7 +17,8 @@
 #define HELD_SUMS 8 /* that stay in registers beside what feeds them */
 #define PAD 128 /* values in a row are padded with zeros to the widest group */
 
-INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+/* Groups are powers of two: no kernel divides, which takes as long as a block of short rows. */
+INLINE int64_t round_up(int64_t n, int64_t power) { return (n + power - 1) & -power; }
 INLINE int64_t blocks_of(const matrix *m) { return (m->rows + BLOCK - 1) / BLOCK; }
 INLINE int64_t columns_of(const matrix *m) { return round_up(m->columns, m->kind == BF16 ? 2 : m->group); }
 INLINE int is_quantised(const matrix *m) { return m->kind == I8 || m->kind == I4; }
@@ -39,14 +40,15 @@ static void round_row(const activations *a, int64_t row, int which, int64_t from
         if (!(which >> s & 1)) continue;
         int64_t group = 32 << s;
         int8_t *level = a->rounded[s].level + row * a->stride;
-        float *scale = a->rounded[s].scale + row * (a->stride / group);
-        int32_t *sum = a->rounded[s].sum + row * (a->stride / group);
-        for (int64_t g = from / group; g < round_up(to, group) / group; g++) {
-            float peak = 0.0f;
-            for (int64_t i = g * group; i < (g + 1) * group; i++) {
-                float size = fabsf(x[i]);
-                peak = size > peak ? size : peak;
+        float *scale = a->rounded[s].scale + row * (a->stride >> (5 + s));
+        int32_t *sum = a->rounded[s].sum + row * (a->stride >> (5 + s));
+        for (int64_t g = from >> (5 + s); g < round_up(to, group) >> (5 + s); g++) {
+            lanes best = lanes_set(0.0f);
+            for (int64_t i = g * group; i < (g + 1) * group; i += LANES) {
+                lanes value = lanes_load(x + i);
+                best = lanes_max(best, lanes_max(value, lanes_mul(value, lanes_set(-1.0f))));
             }
+            float peak = lanes_top(best);
             float inverse = peak > 0.0f ? 127.0f / peak : 0.0f;
             int32_t total = 0;
             for (int64_t i = g * group; i < (g + 1) * group; i++) {
@@ -54,9 +56,8 @@ static void round_row(const activations *a, int64_t row, int which, int64_t from
                 float shifted = x[i] * inverse + 12582912.0f;
                 int32_t bits;
                 memcpy(&bits, &shifted, sizeof bits);
-                int8_t rounded = (int8_t)(bits - 0x4b400000);
-                level[i] = rounded;
-                total += rounded;
+                level[i] = (int8_t)(bits - 0x4b400000);
+                total += bits - 0x4b400000;
             }
             scale[g] = peak / 127.0f;
             sum[g] = -8 * total; /* what an offset of 8 in the weights adds, to be taken off */
@@ -69,7 +70,7 @@ INLINE void parts_of_levels(int rows, int parts, int first, int eight, const mat
                             const activations *a, const int64_t *row, float (*out)[BLOCK]) {
     enum { WIDTH = BLOCK / PARTS };
     int s = size_of_group(m->group), offset = eight ? OFFSET8 / 8 : 1;
-    int64_t group = m->group, columns = columns_of(m), groups = columns / group;
+    int64_t group = 32 << s, columns = columns_of(m), groups = columns >> (5 + s), held = a->stride >> (5 + s);
     const uint8_t *w = (const uint8_t *)m->data + block * columns * (eight ? BLOCK : BLOCK / 2) + first * WIDTH * 4;
     const uint16_t *steps = (const uint16_t *)m->scale + block * groups * BLOCK + first * WIDTH;
     const int8_t *x[TILE_ROWS];
@@ -79,8 +80,8 @@ INLINE void parts_of_levels(int rows, int parts, int first, int eight, const mat
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) {
         x[r] = a->rounded[s].level + row[r] * a->stride;
-        scale[r] = a->rounded[s].scale + row[r] * (a->stride / group);
-        total[r] = a->rounded[s].sum + row[r] * (a->stride / group);
+        scale[r] = a->rounded[s].scale + row[r] * held;
+        total[r] = a->rounded[s].sum + row[r] * held;
     }
 #pragma GCC unroll 8
     for (int i = 0; i < rows * parts; i++) to[i] = part_set(0.0f);
@@ -90,6 +91,9 @@ INLINE void parts_of_levels(int rows, int parts, int first, int eight, const mat
         for (int i = 0; i < rows * parts; i++) sum[i] = offset ? ints_set(offset * total[i / parts][g]) : ints_set(0);
         if (eight) levels8(rows, parts, (const int8_t *)w, x, group, sum);
         else levels4(rows, parts, w, x, group, sum);
+        part step[PARTS];
+#pragma GCC unroll 4
+        for (int p = 0; p < parts; p++) step[p] = part_load_half(steps + p * WIDTH);
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
             x[r] += group;
@@ -97,7 +101,7 @@ INLINE void parts_of_levels(int rows, int parts, int first, int eight, const mat
 #pragma GCC unroll 4
             for (int p = 0; p < parts; p++) {
                 part value = part_mul(part_of_ints(sum[r * parts + p]), size);
-                to[r * parts + p] = part_fma(value, part_load_half(steps + p * WIDTH), to[r * parts + p]);
+                to[r * parts + p] = part_fma(value, step[p], to[r * parts + p]);
             }
         }
     }

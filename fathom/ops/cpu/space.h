@@ -78,6 +78,7 @@ static own_space take_own(arena *a, const model *m, int64_t tokens, const work *
     own.place = take(a, slots * 8);
     own.row = take(a, slots * 8);
     own.attention.keys = take_floats(a, KEYS * w->query_stride);
+    own.attention.turned = take_floats(a, LANES * w->query_stride);
     own.attention.scores = take_floats(a, w->chunk_rows * KEYS);
     own.attention.sums = take_floats(a, w->chunk_rows * w->sum_stride);
     own.attention.maximum = take_floats(a, w->chunk_rows);
