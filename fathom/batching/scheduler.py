@@ -181,11 +181,12 @@ class Scheduler:
     def _open_budget(self) -> tuple[float, float]:
         """What prompts may take of this step; returns how long its decodes take alone, and may take with prompts."""
         tokens = self.config.max_batch_tokens - sum(self._planned.values())
-        decodes, time, stretch = len(self._planned), self.step_time, self.config.max_stretch
+        time, stretch = self.step_time, self.config.max_stretch
         self._budget = Budget(tokens, time)
-        if not decodes or time is None:
+        if not self._planned or time is None:
             return 0.0, 0.0
-        alone_s = time.alone_s(decodes, sum([sequence.computed + 1 for sequence in self._planned]))
+        keys = [sequence.computed + 1 for sequence, count in self._planned.items() if count]
+        alone_s, decodes = time.alone_s(len(keys), sum(keys)), len(keys)
         if stretch == math.inf:
             return alone_s, 0.0
         timing = time.wants_alone(decodes)
