@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fathom.batching.limits import SchedulerConfig
 from fathom.batching.scheduler import Scheduler
 from fathom.batching.steptime import StepTime
-from tests.batching.remembering import Remembering, check_invariants, request, run
+from tests.batching.remembering import Remembering, planned, request, run
 from tests.batching.test_scheduler import workloads
 
 times = st.builds(
@@ -48,8 +48,7 @@ def test_the_time_between_two_tokens_of_a_stream_is_bounded(workload, time, stre
         if not scheduler.has_work and not arrivals:
             return
         streams = {s.request.id for s in scheduler.running if s.remaining == 1}
-        plan = scheduler.schedule()
-        check_invariants(scheduler, plan)  # every stream that is not preempted gets its token
+        plan = planned(scheduler)  # every stream that is not preempted gets its token
         streams -= set(plan.preempted)
         if streams:
             seconds, alone_s, chunks = cost_of(plan, streams, time)
