@@ -1,4 +1,4 @@
-"""How much a model is: parameters, checkpoint tensors, bytes and FLOPs, as plain arithmetic on a ModelConfig.
+"""The checkpoint of a model, tensor by tensor, and the work of one token.
 
 Everything is counted from one table, `weights(config)`: each kind of tensor with its name, shape and number of copies.
 """
@@ -9,12 +9,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 from fathom.config import ModelConfig
 
 Part = Literal["embedding", "head", "attention", "dense_mlp", "shared_experts", "experts", "router", "norm", "mtp_join"]
-BYTES = {"F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4}
+BYTES = {"U8": 1, "I8": 1, "F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4}
 TORCH_TO_SAFETENSORS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
@@ -286,33 +286,3 @@ def expanded_cache_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2
     """Bytes one token would leave behind if every head kept its own key and value [B]."""
     per_head = config.qk_head_dim + config.v_head_dim
     return config.num_hidden_layers * config.num_attention_heads * per_head * bytes_per_value
-
-
-def info(config: ModelConfig) -> dict[str, Any]:
-    """What `fathom info` prints: exact counts, and the work of one token."""
-    low, high = config.yarn_range or (None, None)
-    elements = checkpoint_elements(config)
-    moe_layers = sum(config.is_moe(layer) for layer in range(config.num_hidden_layers))
-    return {
-        "model_type": config.model_type,
-        "layers": config.num_hidden_layers,
-        "moe_layers": moe_layers,
-        "parameters_total": parameters(config),
-        "parameters_activated": activated_parameters(config),
-        "parameters_activated_no_embedding": activated_parameters(config, embedding=False),
-        "parameters_by_part": parameters_by_part(config),
-        "mtp_parameters": mtp_parameters(config),
-        "checkpoint_elements": sum(elements.values()),
-        "checkpoint_elements_by_dtype": elements,
-        "checkpoint_tensors": checkpoint_tensors(config),
-        "checkpoint_bytes": checkpoint_bytes(config),
-        "cache_bytes_per_token": cache_bytes_per_token(config),
-        "expanded_cache_bytes_per_token": expanded_cache_bytes_per_token(config),
-        "yarn_low": low,
-        "yarn_high": high,
-        "softmax_scale": config.softmax_scale,
-        "max_position_embeddings": config.max_position_embeddings,
-        "prefill_flops_per_token_4k": prefill_flops(config, 4096),
-        "decode_flops_per_token_4k": decode_flops(config, 4096),
-        "training_flops_per_token_4k": training_flops(config, 4096),
-    }
