@@ -104,7 +104,8 @@ class Output(msgspec.Struct, frozen=True):
     """What one step did for one request: new tokens, or (none yet) how much of its prompt has been read.
 
     Fields: read_tokens: prompt tokens whose latents are in the cache. cached_tokens: those of them found there
-            when the request was admitted. logprobs: one per token if asked for, else empty.
+            when the request was admitted. logprobs: one per token if asked for, else empty. accepted_drafts,
+            rejected_drafts: guessed tokens that this step found right, and wrong.
     """
 
     request_id: str
@@ -113,6 +114,8 @@ class Output(msgspec.Struct, frozen=True):
     read_tokens: int = 0
     cached_tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
+    accepted_drafts: int = 0
+    rejected_drafts: int = 0
 
 
 class State(StrEnum):
@@ -130,6 +133,7 @@ class Sequence:
     Fields: key: rank among all requests, smallest first. tokens: prompt and output, append only.
             pages: held pages of the latent cache, in order. computed: tokens whose latents are in them.
             published: leading pages that are offered for sharing. hashes: one per full page of `tokens`.
+            drafts: guesses for the tokens after the last one.
     """
 
     request: Request
@@ -139,6 +143,7 @@ class Sequence:
     pages: list[int] = field(default_factory=list)
     computed: int = 0
     published: int = 0
+    drafts: tuple[int, ...] = ()
     running: bool = False
     cached_tokens: int | None = None
     preemptions: int = 0
@@ -167,12 +172,15 @@ class Sequence:
         return len(self.tokens) - self.computed
 
     @property
-    def forced_token_id(self) -> int | None:
-        """The end-of-thinking token once the thinking budget is spent."""
+    def room(self) -> int:
+        """Tokens that may still be added."""
+        return self.request.params.max_tokens - self.output_tokens
+
+    @property
+    def thinking_left(self) -> int | None:
+        """Tokens before the end of thinking is forced; None if nothing limits it, or it has ended."""
         thinking = self.request.params.thinking
-        if thinking is None or self.thought or self.output_tokens < thinking.budget_tokens:
-            return None
-        return thinking.end_think_id
+        return None if thinking is None or self.thought else max(0, thinking.budget_tokens - self.output_tokens)
 
     def append(self, token_id: int, eos_token_ids: frozenset[int]) -> None:
         """Add a sampled token and decide whether it was the last."""

@@ -7,6 +7,7 @@
             print(output.request_id, output.token_ids, output.finish_reason)
 
 A step is: the scheduler makes a Plan, the runner executes it, the scheduler takes in the tokens. Not thread-safe.
+A model loaded with its MTP module guesses ahead (`EngineConfig.spec`): that changes how fast a text comes, not which.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from fathom.batching.scheduler import Scheduler, SchedulerConfig
 from fathom.engine.load import pages_that_fit
 from fathom.engine.record import StepLog, StepRecord
 from fathom.engine.runner import Runner
+from fathom.engine.spec_policy import SpecPolicy, read_spec
 from fathom.errors import ConfigError, RequestError
 from fathom.model import LatentCache, Transformer
 
@@ -33,7 +35,8 @@ class EngineConfig:
 
     Fields: num_pages: None takes `memory_fraction` of the free memory, or less if that holds `max_sequences` whole
             contexts. dtype: of weights and cache when a model is loaded by name: float32, bfloat16, float16, or auto
-            for that of its config.json. record: path of a step log; None keeps none.
+            for that of its config.json. record: path of a step log; None keeps none. spec: tokens to guess per
+            sequence and step with the model's MTP module: 1 to 4, off, or auto for as many as pay (none without one).
     """
 
     max_batch_tokens: int = 512
@@ -43,15 +46,27 @@ class EngineConfig:
     memory_fraction: float = 0.5
     dtype: str = "float32"
     record: str | None = None
+    spec: str | int = "auto"
 
     def __post_init__(self) -> None:
+        read_spec(self.spec)
         if not 0.0 < self.memory_fraction <= 1.0:
             raise ConfigError(f"memory_fraction is {self.memory_fraction}; it must be above 0 and at most 1.")
+
+    @property
+    def mtp(self) -> bool | None:
+        """Whether the model's MTP modules are needed; None: taken if there are any."""
+        drafts = read_spec(self.spec)
+        return None if drafts is None else drafts > 0
 
 
 @dataclass(frozen=True)
 class EngineStats:
-    """The engine now, and its counts since it began. step_s: duration of the latest step [s]."""
+    """The engine now, and its counts since it began. step_s: duration of the latest step [s].
+
+    drafted_by_depth, accepted_by_depth: guesses that were verified, and those that were right: first the ones for the
+    token next to come, then for the one after it, and so on.
+    """
 
     running: int
     waiting: int
@@ -64,6 +79,8 @@ class EngineStats:
     computed_tokens: int
     sampled_tokens: int
     step_s: float
+    drafted_by_depth: tuple[int, ...] = ()
+    accepted_by_depth: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -77,12 +94,14 @@ class Engine:
     ) -> None:
         self.config = config or EngineConfig()
         self.model = model
+        self.policy = SpecPolicy(_drafts(model, self.config))
         self.scheduler = Scheduler(self._limits(model), eos_token_ids)
         limits = self.scheduler.config
         device = _device(model)
         self.cache = LatentCache(
-            model.config, limits.num_pages, limits.page_tokens, dtype=model.compute_dtype, device=device
-        )
+            model.config, limits.num_pages, limits.page_tokens, dtype=model.compute_dtype, device=device,
+            mtp=self.policy.fixed != 0,
+        )  # fmt: skip
         self.runner = Runner(model, self.cache)
         self._log = StepLog(self.config.record) if self.config.record else None
         self.step_s = 0.0
@@ -120,14 +139,17 @@ class Engine:
         if not self.has_work:
             return []
         started = perf_counter()
-        plan = self.scheduler.schedule()
+        sequences = min(len(self.scheduler.live), self.scheduler.config.max_sequences)
+        plan = self.scheduler.schedule(self.policy.choose(sequences))
         sampled = self.runner.execute(plan)
         self.step_s = perf_counter() - started
+        self.policy.observe(plan, sampled, self.step_s, self.runner.draft_s)
         self._computed_tokens += plan.num_tokens
-        self._sampled_tokens += len(sampled)
         if self._log is not None:
             self._log.write(StepRecord(plan, tuple(sampled), self.step_s))
-        return self.scheduler.update(plan, sampled)
+        outputs = self.scheduler.update(plan, sampled)
+        self._sampled_tokens += sum(len(output.token_ids) for output in outputs)
+        return outputs
 
     def stats(self) -> EngineStats:
         scheduler, pool = self.scheduler, self.scheduler.pool
@@ -143,13 +165,15 @@ class Engine:
             computed_tokens=self._computed_tokens,
             sampled_tokens=self._sampled_tokens,
             step_s=self.step_s,
+            drafted_by_depth=scheduler.drafted_by_depth,
+            accepted_by_depth=scheduler.accepted_by_depth,
         )
 
     def _limits(self, model: Transformer) -> SchedulerConfig:
         config = self.config
         num_pages = config.num_pages or pages_that_fit(
             model.config, config.page_tokens, config.max_sequences, config.memory_fraction, model.compute_dtype,
-            _device(model),
+            _device(model), mtp=self.policy.fixed != 0,
         )  # fmt: skip
         return SchedulerConfig(
             max_batch_tokens=config.max_batch_tokens,
@@ -168,6 +192,16 @@ class Engine:
                     param=name,
                     code="invalid_token_id",
                 )
+
+
+def _drafts(model: Transformer, config: EngineConfig) -> int | None:
+    """Guesses per step that `config.spec` means for this model; None: as many as pay."""
+    drafts = read_spec(config.spec)
+    if model.mtp_modules:
+        return drafts
+    if drafts:
+        raise ConfigError(f"spec is {config.spec}; this model was loaded without an MTP module. Use auto or off.")
+    return 0
 
 
 def _device(model: Transformer) -> torch.device:

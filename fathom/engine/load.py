@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from fathom.checkpoint import load_weights
+from fathom.checkpoint import load_weights, mtp_layers
 from fathom.config import ModelConfig, find_model
-from fathom.cost import cache_bytes_per_token
+from fathom.cost import cache_bytes_per_token, mtp_parameters
 from fathom.errors import ConfigError
 from fathom.model import Transformer
 
@@ -32,20 +33,35 @@ def load_model(
     name_or_dir: str | Path,
     dtype: str = "float32",
     *,
-    mtp: bool = False,
+    mtp: bool | None = False,
     device: torch.device | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Transformer:
     """The model in `name_or_dir` ("nano", or a directory of a checkpoint), ready to generate.
 
-    Args:   mtp: load the multi-token prediction modules too. progress: called with (bytes done, bytes in all).
+    Args:   mtp: load the multi-token prediction modules too; None: if the checkpoint holds any, as it may not.
+            progress: called with (bytes done, bytes in all).
     Raises: ConfigError, CheckpointError: it cannot be used; nothing was allocated if its files are at fault.
     """
     directory = find_model(name_or_dir)
     config = ModelConfig.read(directory)
-    model = Transformer(config, mtp=mtp, dtype=read_dtype(dtype, config), device=device)
+    if mtp is not False:
+        config = replace(config, num_nextn_predict_layers=_mtp_layers(directory, config, needed=mtp is True))
+    modules = config.num_nextn_predict_layers if mtp is not False else 0
+    model = Transformer(config, mtp=modules > 0, dtype=read_dtype(dtype, config), device=device)
     load_weights(model, directory, progress=progress)
+    if modules:
+        size = mtp_parameters(config) * read_dtype(dtype, config).itemsize / 1e6
+        log.info("multi-token prediction: %d module(s), %.1f MB of weights beside the model's", modules, size)
     return model.eval().requires_grad_(False)
+
+
+def _mtp_layers(directory: Path, config: ModelConfig, *, needed: bool) -> int:
+    """MTP modules that both config.json and the weights have."""
+    found = min(config.num_nextn_predict_layers, mtp_layers(directory)) if config.num_nextn_predict_layers else 0
+    if needed and not found:
+        raise ConfigError(f"{directory} has no MTP module, which guessing tokens ahead needs; use spec auto or off.")
+    return found
 
 
 def eos_token_ids(config: ModelConfig, tokenizer_eos_id: int | None = None) -> tuple[int, ...]:
@@ -56,10 +72,10 @@ def eos_token_ids(config: ModelConfig, tokenizer_eos_id: int | None = None) -> t
 
 def pages_that_fit(
     config: ModelConfig, page_tokens: int, max_sequences: int, memory_fraction: float, dtype: torch.dtype,
-    device: torch.device,
+    device: torch.device, *, mtp: bool = False,
 ) -> int:  # fmt: skip
     """Pages for `max_sequences` whole contexts, or as many as `memory_fraction` of the free memory holds."""
-    page_bytes = page_tokens * cache_bytes_per_token(config, dtype.itemsize)
+    page_bytes = page_tokens * cache_bytes_per_token(config, dtype.itemsize, mtp=mtp)
     per_context = -(-config.max_position_embeddings // page_tokens)
     fitting = int(free_bytes(device) * memory_fraction) // page_bytes
     if fitting < 1:
