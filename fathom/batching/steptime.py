@@ -80,9 +80,9 @@ class StepTime:
         decodes = decode_keys = tokens = keys = 0
         for row in plan.rows:
             count = len(row.token_ids)
-            if count == 1 and row.sampling is not None:
-                decodes += 1
-                decode_keys += row.start + 1
+            if row.sampling is not None and count - row.drafts == 1:  # a guess costs what a decode does
+                decodes += count
+                decode_keys += count * (row.start + 1)
             else:
                 tokens += count
                 keys += chunk_keys(count, row.start)
