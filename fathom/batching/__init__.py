@@ -6,6 +6,7 @@ runner executes, what the step log records and what the planner simulates.
 Imports no torch, model or engine. Read first: request.py (a request's life), then scheduler.py.
 """
 
+from fathom.batching.limits import SchedulerConfig
 from fathom.batching.pages import PagePool
 from fathom.batching.plan import Plan, Row, Sampled, Sampling
 from fathom.batching.request import (
@@ -14,9 +15,11 @@ from fathom.batching.request import (
     SamplingParams,
     ThinkingParams,
     leaves_thinking_open,
+    sibling_seed,
     split_reasoning,
 )
-from fathom.batching.scheduler import Scheduler, SchedulerConfig
+from fathom.batching.scheduler import Scheduler
+from fathom.batching.steptime import StepTime
 
 __all__ = [
     "Output",
@@ -29,7 +32,9 @@ __all__ = [
     "SamplingParams",
     "Scheduler",
     "SchedulerConfig",
+    "StepTime",
     "ThinkingParams",
     "leaves_thinking_open",
+    "sibling_seed",
     "split_reasoning",
 ]

@@ -7,13 +7,13 @@ A page is in exactly one of three places:
     idle   held by nobody, but its content may be asked for      (least recently used first; evicted when needed)
 
 A full page whose latents are computed is published under the hash of its tokens and of all tokens before it, so that
-equal hashes mean equal prefixes. Shared pages are full, hence never written again.
+equal hashes mean equal prefixes. What is found by name is full, hence never written again.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from struct import pack
 
@@ -22,9 +22,10 @@ from fathom.errors import ConfigError, EngineError
 DIGEST_BYTES = 32  # a collision would show one user another's cache, so no shorter
 
 
-def root_hash(salt: str = "") -> bytes:
-    """Parent of a prompt's first page; another salt gives another chain."""
-    return blake2b(salt.encode(), digest_size=DIGEST_BYTES, person=b"fathom.root").digest()
+def root_hash(salt: str = "", numerics: str = "") -> bytes:
+    """Parent of a prompt's first page; another salt, or another way to compute latents, gives another chain."""
+    how = numerics.encode()
+    return blake2b(pack("<Q", len(how)) + how + salt.encode(), digest_size=DIGEST_BYTES, person=b"fathom.root").digest()
 
 
 def page_hash(parent: bytes, token_ids: Sequence[int]) -> bytes:
@@ -34,12 +35,16 @@ def page_hash(parent: bytes, token_ids: Sequence[int]) -> bytes:
 
 
 class PagePool:
-    """Who holds which page. It knows page numbers only; the tensors are model/cache.py's."""
+    """Who holds which page. It knows page numbers only; the tensors are model/cache.py's.
 
-    def __init__(self, num_pages: int) -> None:
+    Args: on_evict: told each page whose content is given up, and the content's name, before the page is used anew.
+    """
+
+    def __init__(self, num_pages: int, on_evict: Callable[[int, bytes], None] | None = None) -> None:
         if num_pages < 1:
             raise ConfigError(f"num_pages is {num_pages}; it must be at least 1.")
         self.num_pages = num_pages
+        self._on_evict = on_evict
         self.refs = [0] * num_pages
         self.hits = 0
         self.evictions = 0
@@ -69,8 +74,11 @@ class PagePool:
             page = self._free.pop()
         elif self._idle:
             page, _ = self._idle.popitem(last=False)
-            del self._page_of[self._hash_of.pop(page)]
+            name = self._hash_of.pop(page)
+            del self._page_of[name]
             self.evictions += 1
+            if self._on_evict is not None:
+                self._on_evict(page, name)
         else:
             raise EngineError(f"all {self.num_pages} pages are in use; ask `available` before `allocate`.")
         self.refs[page] = 1

@@ -104,7 +104,8 @@ class Output(msgspec.Struct, frozen=True):
     """What one step did for one request: new tokens, or (none yet) how much of its prompt has been read.
 
     Fields: read_tokens: prompt tokens whose latents are in the cache. cached_tokens: those of them found there
-            when the request was admitted. logprobs: one per token if asked for, else empty.
+            when the request was admitted. logprobs: one per token if asked for, else empty. accepted_drafts,
+            rejected_drafts: guessed tokens that this step found right, and wrong.
     """
 
     request_id: str
@@ -113,6 +114,8 @@ class Output(msgspec.Struct, frozen=True):
     read_tokens: int = 0
     cached_tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
+    accepted_drafts: int = 0
+    rejected_drafts: int = 0
 
 
 class State(StrEnum):
@@ -128,8 +131,10 @@ class Sequence:
     """A request on its way through the scheduler, which alone changes it.
 
     Fields: key: rank among all requests, smallest first. tokens: prompt and output, append only.
-            pages: held pages of the latent cache, in order. computed: tokens whose latents are in them.
-            published: leading pages that are offered for sharing. hashes: one per full page of `tokens`.
+            pages: held pages of the latent cache, in order; table: the same as a tuple, or () when it is out of
+            date. computed: tokens whose latents are in them. published: leading pages that are offered for
+            sharing. hashes: names of the first full pages of `tokens`, as far as they were asked for. drafts: guesses
+            for the tokens after the last one.
     """
 
     request: Request
@@ -137,10 +142,12 @@ class Sequence:
     tokens: list[int]
     hashes: list[bytes] = field(default_factory=list)
     pages: list[int] = field(default_factory=list)
+    table: tuple[int, ...] = ()
     computed: int = 0
     published: int = 0
+    drafts: tuple[int, ...] = ()
     running: bool = False
-    cached_tokens: int | None = None
+    cached_tokens: int = 0
     preemptions: int = 0
     thought: bool = False
     finish_reason: FinishReason | None = None
@@ -166,13 +173,22 @@ class Sequence:
         """Tokens still to compute before the next one can be sampled; at least 1."""
         return len(self.tokens) - self.computed
 
+    def is_sibling(self, other: Sequence) -> bool:
+        """Whether it waits for its first token after the same prompt, in the same part of the cache."""
+        ours, theirs = self.request, other.request
+        same = ours.cache_salt == theirs.cache_salt and ours.prompt_token_ids == theirs.prompt_token_ids
+        return same and self.output_tokens == 0
+
     @property
-    def forced_token_id(self) -> int | None:
-        """The end-of-thinking token once the thinking budget is spent."""
+    def room(self) -> int:
+        """Tokens that may still be added."""
+        return self.request.params.max_tokens - self.output_tokens
+
+    @property
+    def thinking_left(self) -> int | None:
+        """Tokens before the end of thinking is forced; None if nothing limits it, or it has ended."""
         thinking = self.request.params.thinking
-        if thinking is None or self.thought or self.output_tokens < thinking.budget_tokens:
-            return None
-        return thinking.end_think_id
+        return None if thinking is None or self.thought else max(0, thinking.budget_tokens - self.output_tokens)
 
     def append(self, token_id: int, eos_token_ids: frozenset[int]) -> None:
         """Add a sampled token and decide whether it was the last."""
@@ -184,6 +200,14 @@ class Sequence:
             self.finish_reason = "stop"
         elif self.output_tokens >= params.max_tokens:
             self.finish_reason = "length"
+
+
+def sibling_seed(seed: int, index: int) -> int:
+    """Seed of the index-th of several samples of one prompt; the first has the seed itself, so all counts begin alike.
+
+    SplitMix64's step (2^64 / golden ratio) keeps the seeds far apart; the result wraps around like an int64.
+    """
+    return (seed + index * 0x9E3779B97F4A7C15 + 2**63) % 2**64 - 2**63
 
 
 def leaves_thinking_open(prompt_token_ids: Iterable[int], think_id: int | None, end_think_id: int | None) -> bool:

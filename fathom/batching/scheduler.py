@@ -1,60 +1,35 @@
 """Continuous batching: which sequences run in the next step, how many of their tokens, and on which pages.
 
 There is no prefill phase and no decode phase: a step has a budget of tokens. Sequences with one token to compute take
-theirs first, so nobody's stream waits for another's prompt; the rest goes to chunks of prompts, then to newcomers.
+theirs first, so nobody's stream waits for another's prompt; the rest goes to chunks of prompts, then to newcomers. So
+that prompts do not slow the streams either, they get no more tokens than keep the step, as StepTime predicts it, within
+`max_stretch` times what the decodes take alone. There is no clock here: the prediction is part of the Plan.
 
 Every choice follows one total order, `Sequence.key`: arrival, shifted by priority. Pages go to smaller keys first,
 and who must give pages back has the largest key. The smallest key of all can therefore always advance, and as newer
 requests get larger keys, every request comes to be the smallest: nobody starves, whatever the load.
 
-A preempted sequence gives up its pages and is computed again from its tokens, output included. Its full pages stay in
-the pool until somebody needs them, so that it often finds most of them again.
+Requests for the same prompt that wait next in line when it is done being computed join it: they are siblings, sample
+from the same logits and share its pages. A preempted sequence gives up its pages and is computed again from its tokens,
+output included. Its full pages stay in the pool until somebody needs them, so that it often finds most of them again.
+
+Guesses at coming tokens (drafts) are verified with what budget and pages leave over. Only those that came true become
+tokens; the latents of the others lie behind `computed`, where the next step writes.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from fathom.batching.pages import PagePool, page_hash, root_hash
+from fathom.batching.limits import SchedulerConfig
 from fathom.batching.plan import Plan, Row, Sampled, Sampling
 from fathom.batching.request import Output, Request, Sequence
-from fathom.errors import ConfigError, EngineError, RequestError
-
-
-@dataclass(frozen=True)
-class SchedulerConfig:
-    """Limits of a step and of the cache.
-
-    Fields: max_batch_tokens: tokens computed in a step. max_sequences: sequences in a step. page_tokens: tokens in a
-            page. num_pages: pages in the cache. max_context_tokens: longest prompt with its output, as the model
-            allows; None if only the cache limits it. priority_steps: a request of priority p is ranked as if it had
-            arrived p * priority_steps steps later.
-    """
-
-    max_batch_tokens: int = 512
-    max_sequences: int = 32
-    page_tokens: int = 16
-    num_pages: int = 512
-    max_context_tokens: int | None = None
-    priority_steps: int = 1000
-
-    def __post_init__(self) -> None:
-        for name in ("max_batch_tokens", "max_sequences", "page_tokens", "num_pages", "priority_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.max_batch_tokens < self.max_sequences:
-            raise ConfigError(
-                f"max_batch_tokens is {self.max_batch_tokens}, less than max_sequences = {self.max_sequences}; a step "
-                "must hold one token of every sequence. Raise the first or lower the second."
-            )
-
-    @property
-    def context_tokens(self) -> int:
-        """The longest prompt with its output that one request may have."""
-        cached = self.num_pages * self.page_tokens
-        return cached if self.max_context_tokens is None else min(cached, self.max_context_tokens)
+from fathom.batching.steptime import Budget, StepTime
+from fathom.batching.tables import PageTables
+from fathom.errors import EngineError, RequestError
 
 
 class Scheduler:
@@ -62,25 +37,46 @@ class Scheduler:
 
     A Plan that was never answered (the step failed) is simply planned again: nothing counts as computed before
     `update`. `add` and `abort` are allowed at any time, also between the two.
+
+    Args: step_time: predicts steps; without it only `max_batch_tokens` limits the prompts in a step.
     """
 
-    def __init__(self, config: SchedulerConfig, eos_token_ids: Iterable[int] = ()) -> None:
+    def __init__(
+        self, config: SchedulerConfig, eos_token_ids: Iterable[int] = (), step_time: StepTime | None = None
+    ) -> None:
         self.config = config
         self.eos_token_ids = frozenset(eos_token_ids)
-        self.pool = PagePool(config.num_pages)
+        self.step_time = step_time
+        self.tables = PageTables(
+            config.num_pages, config.page_tokens, spill_slots=config.spill_slots, numerics=config.numerics
+        )
+        self.pool = self.tables.pool
         self.live: dict[str, Sequence] = {}
         self.waiting: list[Sequence] = []  # by key
         self.running: list[Sequence] = []  # by key
         self.steps = 0
         self.preemptions = 0
         self.prefix_hit_tokens = 0
+        self._drafted: Counter[int] = Counter()  # by depth: 0 is the guess for the token next to come
+        self._accepted: Counter[int] = Counter()
         self._added = 0
         self._planned: dict[Sequence, int] = {}  # tokens of each sequence in the plan being made or executed
         self._preempted: list[str] = []
+        self._budget = Budget(0)
 
     @property
     def has_work(self) -> bool:
         return bool(self.live)
+
+    @property
+    def drafted_by_depth(self) -> tuple[int, ...]:
+        """Guesses verified so far: for the token next to come, for the one after it, ..."""
+        return tuple(self._drafted[depth] for depth in range(len(self._drafted)))
+
+    @property
+    def accepted_by_depth(self) -> tuple[int, ...]:
+        """Those of them that were right."""
+        return tuple(self._accepted[depth] for depth in range(len(self._drafted)))
 
     def add(self, request: Request) -> None:
         """Queue a request.
@@ -115,163 +111,286 @@ class Scheduler:
         self._retire(sequence)
         return output
 
-    def schedule(self) -> Plan:
-        """Decide the next step; `plan.rows` is empty only if there is nothing to do."""
+    def forget(self, slots: Iterable[int]) -> None:
+        """These slots of the spill file could not be read back: the plan that reads them is void, `schedule` again."""
+        self.tables.spill.lose(slots)
+
+    def schedule(self, max_drafts: int = 0) -> Plan:
+        """Decide the next step; `plan.rows` is empty only if there is nothing to do.
+
+        Args: max_drafts: guesses per sequence, both to verify in this step and to make for the next.
+        """
         self.steps += 1
         self._planned, self._preempted = {}, []
-        self._plan_decodes()
-        self._plan_prefills()
+        self._undo()
+        decodes: list[Sequence] = []
+        prompts: list[Sequence] = []
+        for sequence in self.running:
+            (decodes if len(sequence.tokens) - sequence.computed == 1 else prompts).append(sequence)
+        self._plan_decodes(decodes)
+        alone_s, limit_s = self._open_budget()
+        self._plan_prefills(prompts)
         self._admit()
-        rows = tuple(self._row(sequence, count) for sequence, count in self._planned.items())
-        return Plan(step=self.steps, rows=rows, preempted=tuple(self._preempted))
+        if max_drafts:
+            self._plan_drafts(max_drafts)
+        tables = self.tables
+        return Plan(
+            step=self.steps,
+            rows=tuple([self._row(sequence, count, max_drafts) for sequence, count in self._planned.items()]),
+            spills=tuple(tables.spills),
+            copies=tuple(tables.copies),
+            restores=tuple(tables.restores),
+            preempted=tuple(self._preempted),
+            predicted_s=alone_s + self._budget.spent_s if alone_s else 0.0,
+            limit_s=limit_s,
+        )
 
     def update(self, plan: Plan, sampled: list[Sampled]) -> list[Output]:
         """Take in what the latest plan computed, one Sampled for each of its sampling rows, in order."""
         if plan.step != self.steps or len(plan.rows) != len(self._planned):
             raise EngineError(f"plan {plan.step} is not under way (the latest is {self.steps}); answer each once.")
-        if len(sampled) != len(plan.samplings):
-            raise EngineError(f"plan {plan.step} samples {len(plan.samplings)} rows, but {len(sampled)} came back.")
+        due = sum(row.sampling is not None for row in plan.rows)
+        if len(sampled) != due:
+            raise EngineError(f"plan {plan.step} samples {due} rows, but {len(sampled)} came back.")
         answers = iter(sampled)
         outputs = []
         for sequence, row in zip(self._planned, plan.rows, strict=True):
             answer = next(answers) if row.sampling is not None else None
             if sequence.finish_reason is not None:
                 continue  # aborted while the step ran: its pages are gone and nobody waits for the token
-            sequence.computed = row.start + len(row.token_ids)
-            self._publish(sequence)
-            if answer is not None:
-                sequence.append(answer.token_id, self.eos_token_ids)
-            outputs.append(self._output(sequence, answer))
+            outputs.append(self._take(sequence, row, answer))
             if sequence.finish_reason is not None:
                 self._retire(sequence)
         self._planned = {}
+        self.tables.settle()
         return outputs
 
-    # -- the three parts of a step ---------------------------------------------------------------------------------
+    def _take(self, sequence: Sequence, row: Row, answer: Sampled | None) -> Output:
+        """Add what came back for one row, as far as the sequence goes."""
+        sequence.computed = row.start + len(row.token_ids) - row.drafts
+        if answer is None:
+            self.tables.publish(sequence)
+            return self._output(sequence)
+        before = len(sequence.tokens)
+        for token_id in answer.token_ids:
+            sequence.append(token_id, self.eos_token_ids)
+            if sequence.finish_reason is not None:
+                break
+        taken = len(sequence.tokens) - before
+        sequence.computed += taken - 1
+        sequence.drafts = answer.drafts
+        self.tables.publish(sequence)
+        self._drafted.update(range(row.drafts))
+        self._accepted.update(range(taken - 1))
+        return self._output(sequence, answer, taken, row.drafts)
 
-    def _plan_decodes(self) -> None:
+    # -- the parts of a step ---------------------------------------------------------------------------------------
+
+    def _plan_decodes(self, decodes: list[Sequence]) -> None:
         """One token for each sequence that needs just one, preempting from the back of the order if need be."""
-        for sequence in [s for s in self.running if s.remaining == 1]:
+        for sequence in decodes:
             if not sequence.running:
                 continue  # preempted a moment ago, for a smaller key
             if self._grow(sequence, 1):
-                self._planned[sequence] = 1
+                self._plan(sequence, 1)
             else:
                 self._preempt(sequence)
 
-    def _plan_prefills(self) -> None:
+    def _plan_prefills(self, prompts: list[Sequence]) -> None:
         """Chunks of prompts already begun, shorter ones where pages are short."""
-        for sequence in [s for s in self.running if s.remaining > 1]:
-            wanted = min(sequence.remaining, self._budget)
-            if sequence.running and wanted and (granted := self._grow(sequence, wanted)):
-                self._planned[sequence] = granted
+        for sequence in prompts:
+            if sequence.running and self._reuse(sequence):
+                self._read(sequence)
 
     def _admit(self) -> None:
         """Newcomers in order, each only when all its known tokens have pages in sight."""
-        while self.waiting and self._budget and len(self.running) < self.config.max_sequences:
+        while self.waiting and len(self.running) < self.config.max_sequences:
             sequence = self.waiting[0]
-            matched = self.pool.match(self._full_page_hashes(sequence, len(sequence.tokens) - 1))
-            if not self._has_room(sequence, matched):
+            if not self._budget.tokens_at(0) or not self._has_room(sequence):
                 return
-            self.pool.hold(matched)
-            self.waiting.pop(0)
-            insort(self.running, sequence, key=_key)
-            sequence.running, sequence.pages, sequence.published = True, matched, len(matched)
-            sequence.computed = len(matched) * self.config.page_tokens
-            if sequence.cached_tokens is None:
-                sequence.cached_tokens = sequence.computed
-                self.prefix_hit_tokens += sequence.computed
-            self._planned[sequence] = self._grow(sequence, min(sequence.remaining, self._budget))
+            self._start(sequence)
+            if self._reuse(sequence):
+                self._read(sequence)
+
+    def _open_budget(self) -> tuple[float, float]:
+        """What prompts may take of this step; returns how long its decodes take alone, and may take with prompts."""
+        tokens = self.config.max_batch_tokens - sum(self._planned.values())
+        time, stretch = self.step_time, self.config.max_stretch
+        self._budget = Budget(tokens, time)
+        if not self._planned or time is None:
+            return 0.0, 0.0
+        keys = [sequence.computed + 1 for sequence, count in self._planned.items() if count]
+        alone_s, decodes = time.alone_s(len(keys), sum(keys)), len(keys)
+        if stretch == math.inf:
+            return alone_s, 0.0
+        timing = time.wants_alone(decodes)
+        least = 0 if timing else self.config.min_chunk_tokens
+        self._budget = Budget(0 if timing else tokens, time, (stretch - 1.0) * alone_s, least)
+        return alone_s, stretch * alone_s
+
+    def _reuse(self, sequence: Sequence) -> bool:
+        """Take over what exists of a prompt; whether the step can go on to compute from there."""
+        before = sequence.computed
+        restored, more = self.tables.reuse(sequence, self._budget.pages)
+        self._budget.spend_pages(restored)
+        if sequence.preemptions == 0:
+            sequence.cached_tokens += sequence.computed - before
+            self.prefix_hit_tokens += sequence.computed - before
+        return not more
+
+    def _read(self, sequence: Sequence) -> None:
+        """A chunk of a prompt, as the budget and the pages allow."""
+        start = sequence.computed
+        wanted = min(sequence.remaining, self._budget.tokens_at(start))
+        if wanted and (granted := self._grow(sequence, wanted)):
+            self._budget.spend(granted, start)
+            self._plan(sequence, granted)
+
+    def _plan(self, sequence: Sequence, count: int) -> None:
+        """A row for `count` tokens; if they are the last of a prompt, its siblings next in line join."""
+        self._planned[sequence] = count
+        known = len(sequence.tokens)
+        if not self.waiting or known != sequence.prompt_tokens or sequence.computed + count != known:
+            return
+        while self.waiting and len(self.running) < self.config.max_sequences:
+            sibling = self.waiting[0]
+            if not sibling.is_sibling(sequence) or self._spare_pages < 1:
+                return
+            self._start(sibling)
+            self.tables.share(sequence, sibling)
+            sibling.cached_tokens = known
+            self.prefix_hit_tokens += known
+            self._planned[sibling] = 0
+
+    def _plan_drafts(self, most: int) -> None:
+        """Guesses, for rows that need just one token; they take what is left over and preempt nobody."""
+        left = self.config.max_batch_tokens - sum(self._planned.values())
+        for sequence, count in self._planned.items():
+            if count and count == sequence.remaining:
+                drafts = min(len(sequence.drafts), most, left, sequence.room - 1)
+                ahead = max(0, min(most, sequence.room - 2) - 1)  # guesses leave provisional latents, but for the first
+                self._reserve(sequence, count + drafts + ahead)
+                drafts = max(0, min(drafts, self._slots(sequence) - count))
+                self._planned[sequence] += drafts
+                left -= drafts
 
     # -- pages -----------------------------------------------------------------------------------------------------
 
     @property
-    def _budget(self) -> int:
-        return self.config.max_batch_tokens - sum(self._planned.values())
+    def _spare_pages(self) -> int:
+        """Pages beyond what the running sequences still need for their known tokens, and one of growth for each."""
+        tables = self.tables
+        promised = sum(max(0, tables.pages_for(len(s.tokens)) - len(s.pages)) + 1 for s in self.running)
+        return self.pool.available - promised
 
-    def _pages_for(self, tokens: int) -> int:
-        return -(-tokens // self.config.page_tokens)
-
-    def _has_room(self, sequence: Sequence, matched: list[int]) -> bool:
-        """Whether its known tokens fit beside what the running ones still need, plus one page of growth for each."""
-        needed = self._pages_for(len(sequence.tokens)) - len(matched)
-        promised = sum(max(0, self._pages_for(len(s.tokens)) - len(s.pages)) + 1 for s in self.running)
-        return needed + promised <= self.pool.available - self.pool.count_idle(matched)
+    def _has_room(self, sequence: Sequence) -> bool:
+        """Whether its known tokens fit into the spare pages, but for those that exist already."""
+        spare = self._spare_pages
+        if spare < 1:
+            return False  # it needs at least one: its last token is always computed
+        matched = self.tables.match(sequence)
+        needed = self.tables.pages_for(len(sequence.tokens)) - len(matched)
+        return needed + self.pool.count_idle(matched) <= spare
 
     def _grow(self, sequence: Sequence, tokens: int) -> int:
         """Give `sequence` pages for its next `tokens` tokens; returns for how many of them it has pages now."""
-        while len(sequence.pages) < self._pages_for(sequence.computed + tokens):
-            held = len(sequence.pages) * self.config.page_tokens - sequence.computed
-            if not self.pool.available and (held > 0 or not self._make_room(sequence)):
+        tables, pool = self.tables, self.pool
+        if tables.shares_next(sequence):
+            if not pool.available:
+                self._make_room(sequence)
+            if tables.shares_next(sequence):  # still: those who gave up their pages were not the other holders
+                if not pool.available:
+                    return 0
+                tables.copy_next(sequence)
+        held = len(sequence.pages) * tables.page_tokens - sequence.computed
+        while held < tokens:
+            if not pool.available and (held > 0 or not self._make_room(sequence)):
                 return held
-            sequence.pages.append(self.pool.allocate())
+            sequence.pages.append(pool.allocate())
+            held += tables.page_tokens
         return tokens
 
+    def _reserve(self, sequence: Sequence, tokens: int) -> None:
+        """Pages for guesses, as long as a page stays in sight for everyone's next token."""
+        while self._slots(sequence) < tokens and self.pool.available > len(self.running):
+            sequence.pages.append(self.pool.allocate())
+
+    def _slots(self, sequence: Sequence) -> int:
+        """Tokens for which it has pages, beyond those computed."""
+        return len(sequence.pages) * self.config.page_tokens - sequence.computed
+
     def _make_room(self, sequence: Sequence) -> bool:
-        """Preempt from the back of the order, sparing rows already planned, until a page is available."""
-        for victim in [s for s in reversed(self.running) if s.key > sequence.key and s not in self._planned]:
+        """Preempt from the back of the order, sparing who is part of the plan already, until a page is available."""
+        spared = self._planned.keys() | self.tables.moved.keys()
+        for victim in [s for s in reversed(self.running) if s.key > sequence.key and s not in spared]:
             self._preempt(victim)
             if self.pool.available:
                 return True
         return False
 
+    def _undo(self) -> None:
+        """If the last plan went unanswered, take back what relied on its moves: it is computed again."""
+        for sequence in self.tables.moved:
+            if sequence.running:
+                self._preempt(sequence)
+        self.tables.cancel()
+
+    def _start(self, sequence: Sequence) -> None:
+        _remove(self.waiting, sequence)
+        insort(self.running, sequence, key=_key)
+        sequence.running = True
+
     def _preempt(self, sequence: Sequence) -> None:
-        self._stop_running(sequence)
+        self._stop(sequence)
+        sequence.drafts = ()
         sequence.preemptions += 1
         self.preemptions += 1
         self._preempted.append(sequence.request.id)
         insort(self.waiting, sequence, key=_key)
 
-    def _stop_running(self, sequence: Sequence) -> None:
-        self.pool.release(sequence.pages)
-        sequence.running, sequence.pages, sequence.computed, sequence.published = False, [], 0, 0
+    def _stop(self, sequence: Sequence) -> None:
+        self.tables.release(sequence)
+        sequence.running = False
         _remove(self.running, sequence)
 
     def _retire(self, sequence: Sequence) -> None:
         if sequence.running:
-            self._stop_running(sequence)
+            self._stop(sequence)
         else:
             _remove(self.waiting, sequence)
         del self.live[sequence.request.id]
 
-    def _full_page_hashes(self, sequence: Sequence, tokens: int) -> list[bytes]:
-        """Hashes of the full pages among the first `tokens` tokens, computed once each."""
-        size, hashes = self.config.page_tokens, sequence.hashes
-        while (len(hashes) + 1) * size <= tokens:
-            parent = hashes[-1] if hashes else root_hash(sequence.request.cache_salt)
-            hashes.append(page_hash(parent, sequence.tokens[len(hashes) * size : (len(hashes) + 1) * size]))
-        return hashes[: tokens // size]
-
-    def _publish(self, sequence: Sequence) -> None:
-        hashes = self._full_page_hashes(sequence, sequence.computed)
-        for index in range(sequence.published, len(hashes)):
-            self.pool.publish(sequence.pages[index], hashes[index])
-        sequence.published = len(hashes)
-
     # -- messages --------------------------------------------------------------------------------------------------
 
-    def _row(self, sequence: Sequence, count: int) -> Row:
-        request, start, end = sequence.request, sequence.computed, sequence.computed + count
-        sampling = None
-        if end == len(sequence.tokens):
-            params = request.params
-            sampling = Sampling(
-                position=end,
-                params=params,
-                forced_token_id=sequence.forced_token_id,
-                prompt_ids=request.prompt_token_ids if params.penalises_prompt else (),
-                output_ids=tuple(sequence.tokens[sequence.prompt_tokens :]) if params.penalises_output else (),
-            )
-        return Row(request.id, tuple(sequence.tokens[start:end]), start, tuple(sequence.pages), sampling)
+    def _row(self, sequence: Sequence, count: int, max_drafts: int) -> Row:
+        start, known, pages = sequence.computed, len(sequence.tokens), self.tables.table(sequence)
+        end = start + count
+        if end < known:
+            after = sequence.tokens[end] if max_drafts else None
+            return Row(sequence.request.id, tuple(sequence.tokens[start:end]), start, pages, next_token_id=after)
+        params = sequence.request.params
+        sampling = Sampling(
+            position=known,
+            params=params,
+            thinking_left=sequence.thinking_left,
+            prompt_ids=sequence.request.prompt_token_ids if params.penalises_prompt else (),
+            output_ids=tuple(sequence.tokens[sequence.prompt_tokens :]) if params.penalises_output else (),
+        )
+        guesses = sequence.drafts[: end - known]
+        propose = max(0, min(max_drafts, sequence.room - 2, self._slots(sequence) - count + 1)) if count else 0
+        tokens = (*sequence.tokens[start:], *guesses)
+        return Row(sequence.request.id, tokens, start, pages, sampling, len(guesses), propose)
 
-    def _output(self, sequence: Sequence, answer: Sampled | None = None) -> Output:
+    def _output(self, sequence: Sequence, answer: Sampled | None = None, taken: int = 0, drafts: int = 0) -> Output:
         return Output(
             request_id=sequence.request.id,
-            token_ids=() if answer is None else (answer.token_id,),
+            token_ids=() if answer is None else answer.token_ids[:taken],
             finish_reason=sequence.finish_reason,
             read_tokens=min(sequence.computed, sequence.prompt_tokens),
-            cached_tokens=sequence.cached_tokens or 0,
-            logprobs=() if answer is None or answer.logprob is None else (answer.logprob,),
+            cached_tokens=sequence.cached_tokens,
+            logprobs=() if answer is None else answer.logprobs[:taken],
+            accepted_drafts=max(0, taken - 1),
+            rejected_drafts=drafts - max(0, taken - 1),
         )
 
 

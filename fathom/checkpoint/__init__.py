@@ -10,6 +10,7 @@ from fathom.checkpoint.fp8 import dequantize_fp8, quantize_fp8
 from fathom.checkpoint.load import load_weights, mtp_layers
 from fathom.checkpoint.pack import convert_packed
 from fathom.checkpoint.packed import load_packed, unpacked
+from fathom.checkpoint.random import random_sources
 from fathom.checkpoint.reader import Reader, TensorInfo
 from fathom.checkpoint.state import load_latest, save_state
 from fathom.checkpoint.writer import Source, save_weights, verify_manifest, write_weights
@@ -25,6 +26,7 @@ __all__ = [
     "load_weights",
     "mtp_layers",
     "quantize_fp8",
+    "random_sources",
     "save_state",
     "save_weights",
     "unpacked",

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
-_MTP_COPIES = {"embed_tokens.weight": EMBEDDING, "shared_head.head.weight": HEAD}
+MTP_COPIES = {"embed_tokens.weight": EMBEDDING, "shared_head.head.weight": HEAD}
 _COMPARED_BYTES = 1 << 26
 
 
@@ -127,7 +127,7 @@ def _aliases(stored: Mapping[str, TensorInfo], expected: Mapping[str, Tensor], t
     """name -> the tensor it must be equal to: heads and embeddings that MTP layers repeat, and a tied head."""
     aliases = {HEAD: EMBEDDING} if tied else {}
     for index in mtp_indices(stored) | mtp_indices(expected):
-        for suffix, original in _MTP_COPIES.items():
+        for suffix, original in MTP_COPIES.items():
             aliases[f"model.layers.{index}.{suffix}"] = (
                 original if original in stored else aliases.get(original, original)
             )

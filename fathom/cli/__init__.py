@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "train a model from a recipe",
     "eval": "measure a model on tasks with known answers",
     "info": "count a model: parameters, bytes, FLOPs",
+    "init": "make a model of a known shape with random weights",
     "convert": "rewrite a checkpoint: precision, shard size",
     "doctor": "check this machine",
     "version": "print the version",

@@ -274,12 +274,14 @@ def training_flops(config: ModelConfig, tokens: int, *, mtp: bool = False) -> fl
     return 3 * forward
 
 
-def cache_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2) -> int:
+def cache_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2, *, mtp: bool = False) -> int:
     """Bytes of latent cache that one token leaves behind, over all layers of the main model [B].
 
+    Args:   mtp: count the MTP modules too, as an engine that guesses ahead with them must.
     Source: DeepSeek-V2, arXiv:2405.04434, section 2.1.4: one latent and one rotary key, shared by all heads.
     """
-    return config.num_hidden_layers * (config.kv_lora_rank + config.qk_rope_head_dim) * bytes_per_value
+    layers = config.num_hidden_layers + (config.num_nextn_predict_layers if mtp else 0)
+    return layers * (config.kv_lora_rank + config.qk_rope_head_dim) * bytes_per_value
 
 
 def expanded_cache_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2) -> int:

@@ -34,6 +34,21 @@ class LatentCache:
         """Bytes held [B]."""
         return self.latent.nbytes + self.rope.nbytes
 
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page, over all layers [B]."""
+        return self.nbytes // self.latent.shape[1]
+
+    def page(self, index: int) -> tuple[Tensor, Tensor]:
+        """All that is kept of one page's tokens, as views [layers, page_tokens, ...]."""
+        return self.latent[:, index], self.rope[:, index]
+
+    def copy_pages(self, moves: Sequence[tuple[int, int]]) -> None:
+        """Copy pages (from, to), as if all at once."""
+        sources, targets = torch.tensor(moves, dtype=torch.int64, device=self.latent.device).unbind(1)
+        self.latent[:, targets] = self.latent[:, sources]
+        self.rope[:, targets] = self.rope[:, sources]
+
 
 @dataclass
 class Routing:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fathom.config import ModelConfig
+from fathom.cost import mtp_layers
 from fathom.model.cache import Batch, LatentCache
 from fathom.model.rope import Rotary
 from fathom.ops.packed import PackedModel, Weights, open_packed
@@ -33,7 +34,7 @@ class PackedTransformer:
         assert isinstance(projection, PackedMatrix), "projections are packed"
         self.kind = projection.kind
         self.compute_dtype = EXACT.get(self.kind, torch.bfloat16)
-        self.has_mtp = f"model.layers.{config.num_hidden_layers}.eh_proj.weight" in weights
+        self.mtp_modules = sum(f"model.layers.{i}.eh_proj.weight" in weights for i in mtp_layers(config))
         self.weight_bytes = sum(w.nbytes for w in weights.values())
 
     @staticmethod
@@ -42,6 +43,11 @@ class PackedTransformer:
         positions = torch.arange(config.max_position_embeddings)
         kernels = open_packed(config, weights, Rotary(config)(positions), threads or torch.get_num_threads())
         return None if kernels is None else PackedTransformer(config, weights, kernels)
+
+    @property
+    def numerics(self) -> str:
+        """Names how it computes: what another way has cached must not be mixed with it."""
+        return f"{self.kind} {self.kernels.name}"
 
     def eval(self) -> PackedTransformer:
         """Itself: it can do nothing else than infer."""
@@ -75,5 +81,5 @@ class PackedTransformer:
     def _passing_cache(self, batch: Batch) -> tuple[LatentCache, Tensor]:
         """Whole sequences without a cache get one for as long as the forward takes: a page for each."""
         longest, count = max(batch.query_lengths), len(batch.query_lengths)
-        cache = LatentCache(self.config, count, longest, dtype=self.compute_dtype, mtp=self.has_mtp)
+        cache = LatentCache(self.config, count, longest, dtype=self.compute_dtype, mtp=self.mtp_modules > 0)
         return cache, torch.arange(count, dtype=torch.int32)[:, None]

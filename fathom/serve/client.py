@@ -101,15 +101,15 @@ class EngineClient:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
 
-    def add(self, request: Request, inbox: Inbox) -> None:
-        """Give a request to the worker; its events arrive in `inbox`.
+    def add(self, requests: Sequence[Request], inbox: Inbox) -> None:
+        """Give requests to the worker, all at once; their events arrive in `inbox`.
 
         Raises: WorkerError: there is no worker that could take it now.
         """
         if self.state != "ready":
             raise self.failure or WorkerError(f"the engine is {self.state}")
-        self._inboxes[request.id] = inbox
-        self._send(messages.Add(request))
+        self._inboxes |= dict.fromkeys((request.id for request in requests), inbox)
+        self._send(messages.Add(tuple(requests)))
 
     def abort(self, request_id: str) -> None:
         """Stop a request, if it still runs; none of its events arrive from now on."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from fathom.batching.request import Request, SamplingParams
+from fathom.batching.request import Request, SamplingParams, sibling_seed
 from fathom.errors import WorkerError
 from fathom.serve.client import EngineClient
 from fathom.serve.errors import ApiError
 from fathom.serve.metrics import Metrics
-from fathom.serve.served import ServedModel, sibling_seed
+from fathom.serve.served import ServedModel
 from fathom.serve.stream import Choice, Exchange, Waits, unavailable
 
 
@@ -66,8 +66,8 @@ class Front:
 
     def siblings(self, prompt: Sequence[int], params: SamplingParams, count: int) -> list[Request]:
         """`count` requests for one prompt, each with its own noise; they share the prompt's pages."""
-        base = uuid.uuid4().hex
+        base, tokens = uuid.uuid4().hex, tuple(prompt)
         return [
-            Request(f"{base}-{i}", tuple(prompt), msgspec.structs.replace(params, seed=sibling_seed(params.seed, i)))
+            Request(f"{base}-{i}", tokens, msgspec.structs.replace(params, seed=sibling_seed(params.seed, i)))
             for i in range(count)
         ]

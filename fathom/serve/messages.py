@@ -32,13 +32,20 @@ class Hello(Message, frozen=True, tag="hello"):
     max_sequences: int | None = None
     max_batch_tokens: int | None = None
     num_pages: int | None = None
-    dtype: str | None = None
+    bits: str | None = None
+    numerics: str | None = None
+    spec: str | None = None
+    spill_path: str | None = None
+    spill_bytes: int | None = None
 
 
 class Add(Message, frozen=True, tag="add"):
-    """Generate for this request; its outputs come back in Tokens frames, under its id."""
+    """Generate for these requests; their outputs come back in Tokens frames, under their ids.
 
-    request: Request
+    Siblings travel together, so that no step begins with some of them only: they then share their prompt's pages.
+    """
+
+    requests: tuple[Request, ...]
 
 
 class Abort(Message, frozen=True, tag="abort"):
@@ -88,7 +95,10 @@ class Refused(Message, frozen=True, tag="refused"):
 
 
 class Stats(Message, frozen=True, tag="stats"):
-    """The engine's state, a few times a second while it works and once when it falls idle."""
+    """The engine's state, a few times a second while it works and once when it falls idle.
+
+    Fields: see EngineStats. slots_used: pages that lie in the spill file.
+    """
 
     running: int = 0
     waiting: int = 0
@@ -96,6 +106,11 @@ class Stats(Message, frozen=True, tag="stats"):
     pages_total: int = 0
     steps: int = 0
     preemptions: int = 0
+    copied_pages: int = 0
+    spilled_pages: int = 0
+    restored_pages: int = 0
+    lost_pages: int = 0
+    slots_used: int = 0
 
 
 class Failed(Message, frozen=True, tag="failed"):

@@ -80,11 +80,11 @@ async def metrics(http: HttpRequest) -> Response:
     """Prometheus metrics."""
     front: Front = http.app.state.front
     series, stats = front.metrics, front.client.stats
-    series.running.set(stats.running)
-    series.waiting.set(stats.waiting)
-    series.pages_used.set(stats.pages_used)
-    series.pages_total.set(stats.pages_total)
-    series.preemptions.set(stats.preemptions)
+    for name in (
+        "running", "waiting", "pages_used", "pages_total", "preemptions", "copied_pages", "spilled_pages",
+        "restored_pages", "lost_pages", "slots_used",
+    ):  # fmt: skip
+        getattr(series, name).set(getattr(stats, name))
     series.in_flight.set(front.client.in_flight)
     series.restarts.set(front.client.restarts)
     series.ready.set(1 if front.client.state == "ready" else 0)

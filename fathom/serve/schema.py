@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-MAX_CHOICES = 8
+MAX_CHOICES = 16
 MAX_STOPS = 4
 MAX_MESSAGES = 4096
 MAX_PROMPTS = 64

@@ -20,8 +20,6 @@ NANO = "fathom-nano"
 DIRECT, REASONER = "deepseek-chat", "deepseek-reasoner"
 """DeepSeek's two old names for one model: without and with thinking. Clients still send them."""
 
-SEED_STEP = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: siblings' seeds are far apart, the first one's is the caller's
-
 
 class ServedModel:
     """One model under its served name and aliases.
@@ -133,11 +131,6 @@ class ServedModel:
         begin, hole, end = (mark for mark in marks if mark is not None)
         middle = [begin, *self.tokenizer.encode(prompt), hole, *self.tokenizer.encode(suffix), end]
         return self._begun(middle)
-
-
-def sibling_seed(seed: int, index: int) -> int:
-    """Seed of the index-th of `n` choices; the first has the caller's own, so n=1 and n=8 begin alike."""
-    return _wrapped(seed + index * SEED_STEP)
 
 
 def _wrapped(seed: int) -> int:

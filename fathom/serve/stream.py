@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Literal
 
 from fathom.batching.request import Output, Request, TokenLogprob, leaves_thinking_open
@@ -146,8 +147,9 @@ class Exchange:
         Raises: ApiError: 503, it takes none now.
         """
         try:
-            for choice in self.choices:
-                self._client.add(choice.request, self._inbox)
+            requests = [choice.request for choice in self.choices]
+            for _, siblings in groupby(requests, lambda request: request.prompt_token_ids):
+                self._client.add(list(siblings), self._inbox)
         except (EngineError, WorkerError, InputError) as error:
             self.close("unavailable")
             raise unavailable(self._client, error) from error

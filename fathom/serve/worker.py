@@ -15,7 +15,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Protocol
 
@@ -76,8 +77,7 @@ def _work(connection: socket.socket, inbox: queue.SimpleQueue[messages.ToWorker]
             message = inbox.get()
             if isinstance(message, messages.Shutdown):
                 return 0
-            refused = _take(engine, message)
-            if refused is not None:
+            for refused in _take(engine, message):
                 connection.sendall(messages.pack(refused))
         idle = False
         started_s = time.perf_counter()
@@ -93,16 +93,16 @@ def _work(connection: socket.socket, inbox: queue.SimpleQueue[messages.ToWorker]
             reported_s = now_s
 
 
-def _take(engine: Steps, message: messages.ToWorker) -> messages.Refused | None:
-    """Hand a message to the engine; its refusal, if it refuses."""
+def _take(engine: Steps, message: messages.ToWorker) -> Iterator[messages.Refused]:
+    """Hand a message to the engine; what it refuses of it."""
     if isinstance(message, messages.Abort):
         engine.abort(message.request_id)
     elif isinstance(message, messages.Add):
-        try:
-            engine.add(message.request)
-        except RequestError as error:
-            return messages.Refused(message.request.id, str(error), param=error.param, code=error.code)
-    return None
+        for request in message.requests:
+            try:
+                engine.add(request)
+            except RequestError as error:
+                yield messages.Refused(request.id, str(error), param=error.param, code=error.code)
 
 
 def _give_up(connection: socket.socket, engine: Steps, error: EngineError) -> None:
@@ -115,6 +115,7 @@ def _give_up(connection: socket.socket, engine: Steps, error: EngineError) -> No
 
 
 def _stats(scheduler: Scheduler) -> messages.Stats:
+    tables = scheduler.tables
     return messages.Stats(
         running=len(scheduler.running),
         waiting=len(scheduler.waiting),
@@ -122,6 +123,11 @@ def _stats(scheduler: Scheduler) -> messages.Stats:
         pages_total=scheduler.config.num_pages,
         steps=scheduler.steps,
         preemptions=scheduler.preemptions,
+        copied_pages=tables.copied,
+        spilled_pages=tables.spill.spilled,
+        restored_pages=tables.spill.restored,
+        lost_pages=tables.spill.lost,
+        slots_used=len(tables.spill),
     )
 
 
@@ -140,8 +146,6 @@ def _read(connection: socket.socket, inbox: queue.SimpleQueue[messages.ToWorker]
 
 def load_engine(hello: messages.Hello) -> tuple[Steps, messages.Ready]:
     """The real engine with its model, and the facts about them."""
-    import torch
-
     from fathom.cost import info
     from fathom.engine import Engine, EngineConfig, load_model
     from fathom.engine.load import eos_token_ids
@@ -149,18 +153,16 @@ def load_engine(hello: messages.Hello) -> tuple[Steps, messages.Ready]:
     from fathom.serve.vocabulary import load_tokenizer
 
     started_s = time.perf_counter()
-    if hello.threads is not None:
-        torch.set_num_threads(hello.threads)
-    asked = {name: getattr(hello, name) for name in ("max_sequences", "max_batch_tokens", "num_pages", "dtype")}
+    asked = {field.name: getattr(hello, field.name, None) for field in fields(EngineConfig)}
     config = EngineConfig(**{name: value for name, value in asked.items() if value is not None})
-    model = load_model(hello.model, config.dtype)
+    model = load_model(hello.model, config.bits, mtp=config.mtp, threads=config.threads, numerics=config.numerics)
     ends = eos_token_ids(model.config, load_tokenizer(Path(hello.model)).eos_id)
     engine = Engine(model, config=config, eos_token_ids=ends)
     backends = {row["op"]: row["answers"] for row in describe()}
     facts = messages.Ready(
         vocab_size=model.config.vocab_size,
         context=engine.context_tokens,
-        fingerprint=fingerprint(Path(hello.model), config.dtype, torch.__version__, *backends.values()),
+        fingerprint=fingerprint(Path(hello.model), model.numerics, config.numerics),
         load_s=round(time.perf_counter() - started_s, 3),
         max_sequences=engine.scheduler.config.max_sequences,
         parameters=info(model.config)["parameters_total"],

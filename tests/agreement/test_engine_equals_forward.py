@@ -5,6 +5,7 @@ from it in the last bits (one token at a time uses the absorbed form of attentio
 chosen token leads by more than those bits. `expected` refuses a prompt whose lead is too small to prove anything.
 """
 
+import math
 from functools import cache
 from random import Random
 
@@ -79,7 +80,8 @@ def test_a_prefix_hit_changes_nothing():
 
 
 def test_preemption_changes_nothing():
-    engine = Engine(tiny(), config=EngineConfig(max_batch_tokens=64, max_sequences=4, page_tokens=2, num_pages=24))
+    config = EngineConfig(max_batch_tokens=64, max_sequences=4, page_tokens=2, num_pages=24, max_stretch=math.inf)
+    engine = Engine(tiny(), config=config)
     requests = [request(i, STEMS[0][i : i + 9], max_tokens=MAX_TOKENS) for i in range(4)]
     tokens = run(engine, requests)
     assert engine.stats().preemptions > 0
@@ -92,7 +94,8 @@ def test_seeded_sampling_does_not_depend_on_company():
     alone = {}
     for each in requests:
         alone |= run(Engine(tiny(), config=EngineConfig(num_pages=32)), [each])
-    tight = Engine(tiny(), config=EngineConfig(max_batch_tokens=7, max_sequences=5, page_tokens=3, num_pages=14))
+    limits = {"max_batch_tokens": 7, "max_sequences": 5, "page_tokens": 3, "num_pages": 14, "max_stretch": math.inf}
+    tight = Engine(tiny(), config=EngineConfig(**limits))
     for engine in (Engine(tiny(), config=EngineConfig(num_pages=64)), tight):
         assert run(engine, requests) == alone
     assert tight.stats().preemptions > 0

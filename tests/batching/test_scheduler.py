@@ -1,155 +1,62 @@
-"""The scheduler's promises, held against a model that remembers everything it has seen.
-
-`Remembering` stands for the model and its cache: each slot of a page keeps a digest of all tokens up to there, so a
-wrong page, a stale page, a wrong position or a missing token changes every token that follows.
-"""
-
-from zlib import crc32
+"""The scheduler's promises, held against a model that remembers everything it has seen."""
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fathom.batching.plan import Plan, Sampled
+from fathom.batching.limits import SchedulerConfig
+from fathom.batching.plan import Sampled
 from fathom.batching.request import Request, SamplingParams, ThinkingParams
-from fathom.batching.scheduler import Scheduler, SchedulerConfig
-from fathom.errors import ConfigError, EngineError, RequestError
-
-VOCABULARY = 50
-EOS = 7
-
-
-def digest(before, token_id):
-    return crc32(token_id.to_bytes(4, "little"), before)
-
-
-def choose(state):
-    return state % VOCABULARY
-
-
-def alone(request, eos=(EOS,)):
-    """What a request gets from the model if nobody else exists."""
-    state, output, params = 0, [], request.params
-    for token_id in request.prompt_token_ids:
-        state = digest(state, token_id)
-    while len(output) < params.max_tokens:
-        output.append(choose(state))
-        if output[-1] in eos and not params.ignore_eos:
-            break
-        state = digest(state, output[-1])
-    return output
-
-
-class Remembering:
-    def __init__(self, config):
-        self.page_tokens = config.page_tokens
-        self.cache = {}
-
-    def execute(self, plan):
-        sampled, written = [], set()
-        for row in plan.rows:
-            assert len(row.pages) * self.page_tokens >= row.start + len(row.token_ids)
-            state = self.cache[self.slot(row, row.start - 1)] if row.start else 0
-            for position, token_id in enumerate(row.token_ids, row.start):
-                state = digest(state, token_id)
-                slot = self.slot(row, position)
-                assert slot not in written, "two sequences write the same slot"
-                written.add(slot)
-                self.cache[slot] = state
-            if row.sampling is not None:
-                assert row.sampling.position == row.start + len(row.token_ids)
-                forced = row.sampling.forced_token_id
-                sampled.append(Sampled(choose(state) if forced is None else forced))
-        return sampled
-
-    def slot(self, row, position):
-        return row.pages[position // self.page_tokens], position % self.page_tokens
-
-
-def check_invariants(scheduler, plan):
-    config = scheduler.config
-    held = [page for sequence in scheduler.live.values() for page in sequence.pages]
-    assert scheduler.pool.refs == [held.count(page) for page in range(config.num_pages)]
-    assert plan.num_tokens <= config.max_batch_tokens
-    assert len(plan.rows) <= len(scheduler.running) <= config.max_sequences
-    assert scheduler.running == sorted(scheduler.running, key=lambda s: s.key)
-    assert scheduler.waiting == sorted(scheduler.waiting, key=lambda s: s.key)
-    assert len({row.request_id for row in plan.rows}) == len(plan.rows)
-    assert all(row.token_ids for row in plan.rows)
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(plan), type=Plan) == plan
-    scheduled = {row.request_id for row in plan.rows}
-    for sequence in scheduler.running:
-        if sequence.remaining == 1:
-            assert sequence.request.id in scheduled, "a decode waits for a prefill"
-
-
-def run(scheduler, arrivals, aborts=(), model=None):
-    """Drive to the end. arrivals: {step: [Request]}; aborts: {(step, id)}. Returns tokens, reasons and plans."""
-    model = model or Remembering(scheduler.config)
-    tokens, reasons, plans = {name: [] for name in scheduler.live}, {}, []
-    last = max(arrivals, default=0)
-    for step in range(20_000):
-        for request in arrivals.get(step, ()):
-            scheduler.add(request)
-            tokens[request.id] = []
-        if not scheduler.has_work and step > last:
-            return tokens, reasons, plans
-        plan = scheduler.schedule()
-        check_invariants(scheduler, plan)
-        assert plan.rows or not scheduler.has_work, "work to do, and nothing done"
-        sampled = model.execute(plan)
-        for _, request_id in (pair for pair in aborts if pair[0] == step):
-            if (output := scheduler.abort(request_id)) is not None:
-                reasons[request_id] = output.finish_reason
-        for output in scheduler.update(plan, sampled):
-            tokens[output.request_id] += output.token_ids
-            if output.finish_reason:
-                reasons[output.request_id] = output.finish_reason
-        plans.append(plan)
-    raise AssertionError("the scheduler does not come to an end")
-
-
-def request(name, prompt, **params):
-    return Request(str(name), tuple(prompt), SamplingParams(**params))
-
+from fathom.batching.scheduler import Scheduler
+from fathom.errors import EngineError, RequestError
+from tests.batching.remembering import EOS, VOCABULARY, Remembering, alone, request, run
 
 configs = st.builds(
-    lambda sequences, extra, page, pages, priority: SchedulerConfig(
-        sequences + extra, sequences, page, pages, priority_steps=priority
+    lambda sequences, extra, page, pages, priority, slots: SchedulerConfig(
+        sequences + extra, sequences, page, pages, priority_steps=priority, spill_slots=slots
     ),
     st.integers(1, 6),
     st.integers(0, 12),
     st.integers(1, 5),
     st.integers(4, 16),
     st.integers(1, 20),
+    st.integers(0, 12),
 )
 
 
 @st.composite
 def workloads(draw):
-    """A configuration, requests that fit it and often share prefixes, when they come, and who is aborted when."""
+    """A configuration; requests that fit it and share prefixes or whole prompts, by step; who is aborted when."""
     config = draw(configs)
     stems = draw(st.lists(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=20), min_size=1, max_size=2))
-    arrivals = {}
-    for name in range(draw(st.integers(1, 10))):
+    arrivals, name = {}, 0
+    while name < 10 and draw(st.integers(0, 5)):
         stem = draw(st.sampled_from(stems))
         prompt = stem[: draw(st.integers(1, len(stem)))] + draw(st.lists(st.integers(0, VOCABULARY - 1), max_size=6))
-        room = config.context_tokens - len(prompt)
-        if room >= 1:
-            params = {"max_tokens": draw(st.integers(1, min(room, 12))), "priority": draw(st.integers(-2, 2))}
-            params["ignore_eos"] = draw(st.booleans())
-            arrivals.setdefault(draw(st.integers(0, 12)), []).append(request(name, prompt, **params))
+        step, siblings, priority = (
+            draw(st.integers(0, 12)),
+            draw(st.sampled_from((1, 1, 1, 4))),
+            draw(st.integers(-2, 2)),
+        )
+        for seed in range(siblings):
+            room = config.context_tokens - len(prompt)
+            if room >= 1:
+                params = {"max_tokens": draw(st.integers(1, min(room, 12))), "ignore_eos": draw(st.booleans())}
+                arrivals.setdefault(step, []).append(request(name, prompt, priority=priority, seed=seed, **params))
+            name += 1
     aborts = draw(st.sets(st.tuples(st.integers(0, 15), st.sampled_from("0123456789")), max_size=3))
     return config, arrivals, aborts
 
 
-@settings(max_examples=150, deadline=None)
-@given(workloads())
-def test_every_request_finishes_as_if_alone_and_no_page_leaks(workload):
+@settings(max_examples=200, deadline=None)
+@given(
+    workloads(), st.dictionaries(st.integers(0, 25), st.booleans(), max_size=3), st.sets(st.integers(0, 30), max_size=2)
+)
+def test_every_request_finishes_as_if_alone_and_no_page_leaks(workload, failures, damage):
     config, arrivals, aborts = workload
     scheduler = Scheduler(config, (EOS,))
-    tokens, reasons, _ = run(scheduler, arrivals, aborts)
+    tokens, reasons, _ = run(scheduler, arrivals, aborts, failures=failures, damage=damage)
     for each in (each for group in arrivals.values() for each in group):
         expected = alone(each)
         if reasons[each.id] == "abort":
@@ -160,6 +67,7 @@ def test_every_request_finishes_as_if_alone_and_no_page_leaks(workload):
     assert not scheduler.live and not scheduler.waiting and not scheduler.running
     assert scheduler.pool.used == 0
     assert scheduler.pool.available == config.num_pages
+    assert len(scheduler.tables.spill) <= config.spill_slots
 
 
 @settings(max_examples=60, deadline=None)
@@ -250,7 +158,7 @@ def test_a_newcomer_waits_until_it_fits_beside_the_growth_of_others():
     for prompt_tokens, admitted in ((9, True), (10, True), (11, False)):  # 8 pages: 2 held, 1 to grow, 5 to give
         scheduler = Scheduler(config)
         scheduler.add(request("a", [1, 2, 3], max_tokens=4))
-        scheduler.update(scheduler.schedule(), [Sampled(1)])
+        scheduler.update(scheduler.schedule(), [Sampled((1,))])
         scheduler.add(request("b", range(prompt_tokens), max_tokens=1))
         assert [row.request_id for row in scheduler.schedule().rows] == ["a", "b"][: 1 + admitted]
 
@@ -328,10 +236,10 @@ def test_an_unanswered_plan_is_planned_again():
     again = scheduler.schedule()
     assert again.rows == lost.rows
     with pytest.raises(EngineError, match="plan 1 is not under way"):
-        scheduler.update(lost, [Sampled(0)])
-    scheduler.update(again, [Sampled(0)])
+        scheduler.update(lost, [Sampled((0,))])
+    scheduler.update(again, [Sampled((0,))])
     with pytest.raises(EngineError, match="answer each once"):
-        scheduler.update(again, [Sampled(0)])
+        scheduler.update(again, [Sampled((0,))])
 
 
 def test_a_missing_answer_is_noticed():
@@ -346,7 +254,7 @@ def test_progress_through_a_long_prompt_is_reported():
     scheduler.add(request("a", range(10), max_tokens=1))
     progress = [scheduler.update(scheduler.schedule(), [])[0].read_tokens for _ in range(2)]
     assert progress == [4, 8]
-    (output,) = scheduler.update(scheduler.schedule(), [Sampled(3)])
+    (output,) = scheduler.update(scheduler.schedule(), [Sampled((3,))])
     assert (output.read_tokens, output.token_ids, output.finish_reason) == (10, (3,), "length")
 
 
@@ -369,14 +277,3 @@ def test_penalties_and_only_they_carry_the_tokens_so_far():
     seen = {row.request_id: (row.sampling.prompt_ids, row.sampling.output_ids) for row in plans[2].rows}
     so_far = tuple(tokens["plain"][:2])
     assert seen == {"plain": ((), ()), "output": ((), so_far), "both": ((1, 2), so_far)}
-
-
-@pytest.mark.parametrize("name", ["max_batch_tokens", "max_sequences", "page_tokens", "num_pages", "priority_steps"])
-def test_limits_must_be_positive(name):
-    with pytest.raises(ConfigError, match=f"{name} is 0"):
-        SchedulerConfig(**{name: 0})
-
-
-def test_a_step_must_hold_a_token_of_every_sequence():
-    with pytest.raises(ConfigError, match="max_batch_tokens is 4, less than max_sequences = 8"):
-        SchedulerConfig(max_batch_tokens=4, max_sequences=8)

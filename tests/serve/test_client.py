@@ -39,7 +39,7 @@ async def ready(client: EngineClient) -> None:
 
 async def collect(client: EngineClient, request: Request) -> list[Output | FathomError]:
     inbox, events = Inbox(), []
-    client.add(request, inbox)
+    client.add([request], inbox)
     async with asyncio.timeout(10):
         while not events or not (isinstance(events[-1], FathomError) or events[-1].finish_reason):
             events.append((await inbox.queue.get()).event)
@@ -50,7 +50,7 @@ def test_requests_come_back_and_stop_ends_the_worker(scripted_model: Path) -> No
     async def main() -> None:
         client = EngineClient(Hello(str(scripted_model)), policy=QUICK, command=SCRIPTED)
         with pytest.raises(WorkerError, match="starting"):
-            client.add(Request("early", (1,)), Inbox())
+            client.add([Request("early", (1,))], Inbox())
         client.start()
         await ready(client)
         events = await collect(client, Request("a", (3, 4), SamplingParams(temperature=0.0)))
@@ -73,7 +73,7 @@ def test_a_killed_worker_is_replaced_and_a_bad_day_ends(scripted_model: Path) ->
         await ready(client)
         for _ in range(QUICK.restarts):
             inbox = Inbox()
-            client.add(Request("r", endless), inbox)
+            client.add([Request("r", endless)], inbox)
             pid = client.pid
             os.kill(pid, signal.SIGKILL)
             while not isinstance(event := (await inbox.queue.get()).event, WorkerError):
@@ -86,7 +86,7 @@ def test_a_killed_worker_is_replaced_and_a_bad_day_ends(scripted_model: Path) ->
                 await asyncio.sleep(0.01)
         assert client.restarts == QUICK.restarts
         with pytest.raises(WorkerError, match="exit code -9"):
-            client.add(Request("late", (1,)), Inbox())
+            client.add([Request("late", (1,))], Inbox())
         await client.stop()
 
     asyncio.run(main())

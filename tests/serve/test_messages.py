@@ -20,7 +20,8 @@ def body_of(message: messages.Message) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "message", [messages.Hello("dir", threads=2), messages.Add(REQUEST), messages.Abort("a"), messages.Shutdown()]
+    "message",
+    [messages.Hello("dir", threads=2), messages.Add((REQUEST, REQUEST)), messages.Abort("a"), messages.Shutdown()],
 )
 def test_a_message_to_the_worker_arrives_as_it_was(message: messages.ToWorker) -> None:
     assert messages.unpack_to_worker(body_of(message)) == message
@@ -60,7 +61,7 @@ def test_what_is_no_message_is_refused(body: bytes) -> None:
 def test_parameters_out_of_range_do_not_pass_the_socket() -> None:
     request = {"id": "a", "prompt_token_ids": [1], "params": {"temperature": -1.0}}
     with pytest.raises(Exception, match="temperature is -1.0"):
-        messages.unpack_to_worker(msgspec.msgpack.encode({"type": "add", "request": request}))
+        messages.unpack_to_worker(msgspec.msgpack.encode({"type": "add", "requests": [request]}))
 
 
 @pytest.mark.parametrize("size", [0, messages.MAX_FRAME_BYTES + 1])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import time
 from typing import Any
 
 import openai
 import pytest
 
+from fathom.batching.request import sibling_seed
 from tests.serve.conftest import Running
 
 USER = [{"role": "user", "content": "hi"}]
@@ -102,14 +105,30 @@ def test_a_thinking_budget_holds(client: openai.OpenAI) -> None:
     assert reply.usage.completion_tokens_details.reasoning_tokens == 6  # five, and the token that ends it
 
 
-def test_siblings_share_a_prompt_and_the_first_is_the_lone_one(client: openai.OpenAI) -> None:
-    lone = client.chat.completions.create(**ask("noise", temperature=1, seed=7, max_tokens=12))
-    reply = client.chat.completions.create(**ask("noise", temperature=1, seed=7, max_tokens=12, n=4))
+def test_siblings_share_a_prompt_and_each_is_a_lone_one_with_its_seed(client: openai.OpenAI) -> None:
+    """Sixteen of them, of which four run at a time."""
+    asked = ask("noise", temperature=1, max_tokens=12)
+    reply = client.chat.completions.create(**asked, seed=7, n=16)
     texts = [choice.message.reasoning for choice in reply.choices]
-    assert texts[0] == lone.choices[0].message.reasoning and len(set(texts)) == 4
-    assert reply.usage.prompt_tokens == lone.usage.prompt_tokens
-    assert [choice.index for choice in reply.choices] == [0, 1, 2, 3]
-    assert reply.usage.completion_tokens == 48
+    assert [choice.index for choice in reply.choices] == list(range(16)) and len(set(texts)) == 16
+    for index in (0, 1, 15):
+        lone = client.chat.completions.create(**asked, seed=sibling_seed(7, index))
+        assert texts[index] == lone.choices[0].message.reasoning
+        assert reply.usage.prompt_tokens == lone.usage.prompt_tokens
+    assert reply.usage.completion_tokens == 16 * 12
+
+
+def test_siblings_compute_their_prompt_once(client: openai.OpenAI, server: Running) -> None:
+    def copied() -> float:
+        return float(re.findall(r"^fathom_cache_pages_copied (\S+)$", server.http.get("/metrics").text, re.M)[0])
+
+    before = copied()
+    prompt = list(range(20, 40))  # two pages of 8 tokens, and half of one
+    client.completions.create(model="scripted", prompt=prompt, n=4, max_tokens=3, temperature=1)
+    deadline = time.monotonic() + 5
+    while copied() - before != 3:  # the half page was shared: all but the last to write into it got a copy
+        assert time.monotonic() < deadline, copied() - before
+        time.sleep(0.05)
 
 
 def test_siblings_stream_side_by_side(client: openai.OpenAI) -> None:
@@ -218,7 +237,7 @@ def test_the_model_is_listed_and_its_aliases_are_found(client: openai.OpenAI) ->
         (ask("hi", model="gpt-4"), openai.NotFoundError, "model", "model_not_found"),
         (ask("hi " * 600), openai.BadRequestError, "messages", "context_length_exceeded"),
         (ask("hi", temperature=3), openai.BadRequestError, "temperature", "invalid_value"),
-        (ask("hi", n=9), openai.BadRequestError, "n", "invalid_value"),
+        (ask("hi", n=17), openai.BadRequestError, "n", "invalid_value"),
         (ask("hi", tools=[{"type": "function"}]), openai.BadRequestError, "tools", "unsupported_parameter"),
         (ask("hi", top_logprobs=2), openai.BadRequestError, "top_logprobs", "invalid_value"),
         (ask("hi", stream_options={"include_usage": True}), openai.BadRequestError, "stream_options", "invalid_value"),

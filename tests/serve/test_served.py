@@ -11,7 +11,7 @@ from fathom.batching.request import leaves_thinking_open
 from fathom.errors import ConfigError, RequestError
 from fathom.serve.errors import ApiError
 from fathom.serve.schema import ChatRequest, CompletionRequest
-from fathom.serve.served import ServedModel, sibling_seed
+from fathom.serve.served import ServedModel
 
 USER = [{"role": "user", "content": "hi"}]
 
@@ -108,11 +108,6 @@ def test_fill_in_the_middle_wraps_both_ends(served: ServedModel) -> None:
     (ids,) = served.text_prompts(text("def f(", suffix="return x"))
     shown = served.tokenizer.decode(ids)
     assert shown.endswith("<｜fim▁begin｜>def f(<｜fim▁hole｜>return x<｜fim▁end｜>")
-
-
-def test_sibling_seeds_differ_and_the_first_is_the_callers() -> None:
-    seeds = [sibling_seed(5, index) for index in range(8)]
-    assert seeds[0] == 5 and len(set(seeds)) == 8 and all(-(2**63) <= seed < 2**63 for seed in seeds)
 
 
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:

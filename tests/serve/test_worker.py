@@ -42,7 +42,7 @@ class Worker:
         return messages.unpack_to_front(self.stream.read(size))
 
     def tokens(self, request: Request) -> list[int]:
-        self.send(messages.Add(request))
+        self.send(messages.Add((request,)))
         ids: list[int] = []
         while True:
             message = self.read()
@@ -88,7 +88,7 @@ def test_its_tokens_are_the_engines_own(worker: Worker, facts: messages.Ready, t
 
 
 def test_a_request_it_cannot_serve_is_refused_and_it_goes_on(worker: Worker, facts: messages.Ready) -> None:
-    worker.send(messages.Add(Request("bad", (facts.vocab_size,), SamplingParams(max_tokens=1))))
+    worker.send(messages.Add((Request("bad", (facts.vocab_size,), SamplingParams(max_tokens=1)),)))
     while not isinstance(message := worker.read(), messages.Refused):
         assert isinstance(message, messages.Stats)
     assert (message.request_id, message.fault, message.param) == ("bad", "request", "prompt")

@@ -16,6 +16,13 @@
 
 int fathom_abi_version(void) { return ABI_VERSION; }
 
+/* Sizes of the structs in the order of kernels.h, so that structs.py can be held against them; 0 past the last. */
+int64_t fathom_struct_bytes(int which) {
+    static const int64_t bytes[] = {sizeof(matrix), sizeof(mlp),   sizeof(layer), sizeof(model),
+                                    sizeof(cache),  sizeof(batch), sizeof(call),  sizeof(kernels)};
+    return which < 0 || which >= (int)(sizeof bytes / sizeof *bytes) ? 0 : bytes[which];
+}
+
 #if defined(__aarch64__) && defined(WITH_DOTPROD)
 static int has_dotprod(void) {
 #if defined(__linux__)

@@ -1,0 +1,81 @@
+"""Which content lies in which slot of the spill file: pages evicted from memory, to be found again by name.
+
+Bookkeeping only; the bytes are engine/spill.py's. A slot's content counts from the moment its writing is planned, and
+is forgotten again should that plan go unanswered (`cancel`). The slot unused for longest is given away, but never one
+that the same plan reads. Every operation takes constant time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from fathom.errors import ConfigError
+
+
+class SpillIndex:
+    """Names and slots of a file. Without slots it finds nothing and takes nothing."""
+
+    def __init__(self, num_slots: int = 0) -> None:
+        if num_slots < 0:
+            raise ConfigError(f"spill_slots is {num_slots}; it must be at least 0.")
+        self.spilled = 0
+        self.restored = 0
+        self.lost = 0
+        self._free = list(range(num_slots - 1, -1, -1))
+        self._slot_of: OrderedDict[bytes, int] = OrderedDict()  # least recently used first
+        self._name_of: dict[int, bytes] = {}
+        self._written: list[int] = []  # by the plan under way
+        self._read: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._slot_of)
+
+    def __contains__(self, name: bytes) -> bool:
+        return name in self._slot_of
+
+    def write(self, name: bytes) -> int | None:
+        """The slot to write `name` into; None if it lies there already, or no slot can be given away now."""
+        if name in self._slot_of:
+            self._slot_of.move_to_end(name)
+            return None
+        if self._free:
+            slot = self._free.pop()
+        elif self._slot_of and next(iter(self._slot_of.values())) not in self._read:
+            # reading makes a slot the most recent: if the first is read by this plan, this plan has used all others
+            _, slot = self._slot_of.popitem(last=False)
+        else:
+            return None
+        self._slot_of[name] = slot
+        self._name_of[slot] = name
+        self._written.append(slot)
+        return slot
+
+    def read(self, name: bytes) -> int:
+        """The slot to read `name` from, which it is known to be in; the content stays there."""
+        slot = self._slot_of[name]
+        self._slot_of.move_to_end(name)
+        self._read.add(slot)
+        return slot
+
+    def settle(self) -> None:
+        """The plan was executed."""
+        self.spilled += len(self._written)
+        self.restored += len(self._read)
+        self._written, self._read = [], set()
+
+    def cancel(self) -> None:
+        """The plan was perhaps not executed: what it wrote is not to be relied upon."""
+        self._forget(self._written)
+        self._written, self._read = [], set()
+
+    def lose(self, slots: Iterable[int]) -> None:
+        """These slots could not be read back."""
+        self.lost += self._forget(slots)
+
+    def _forget(self, slots: Iterable[int]) -> int:
+        known = [slot for slot in set(slots) if slot in self._name_of]
+        for slot in known:
+            del self._slot_of[self._name_of.pop(slot)]
+            self._free.append(slot)
+        return len(known)
