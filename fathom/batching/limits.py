@@ -27,7 +27,7 @@ class SchedulerConfig:
     max_context_tokens: int | None = None
     priority_steps: int = 1000
     max_stretch: float = 2.0
-    min_chunk_tokens: int = 4
+    min_chunk_tokens: int = 1
     spill_slots: int = 0
     numerics: str = ""
 

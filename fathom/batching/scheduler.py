@@ -169,10 +169,7 @@ class Scheduler:
         """Newcomers in order, each only when all its known tokens have pages in sight."""
         while self.waiting and len(self.running) < self.config.max_sequences:
             sequence = self.waiting[0]
-            if not self._budget.tokens_at(0):
-                return
-            matched = self.tables.match(sequence)
-            if not self._has_room(sequence, matched):
+            if not self._budget.tokens_at(0) or not self._has_room(sequence):
                 return
             self._start(sequence)
             if self._reuse(sequence):
@@ -181,11 +178,12 @@ class Scheduler:
     def _open_budget(self) -> tuple[float, float]:
         """What prompts may take of this step; returns how long its decodes take alone, and may take with prompts."""
         tokens = self.config.max_batch_tokens - sum(self._planned.values())
-        decodes, time, stretch = len(self._planned), self.step_time, self.config.max_stretch
+        time, stretch = self.step_time, self.config.max_stretch
         self._budget = Budget(tokens, time)
-        if not decodes or time is None:
+        if not self._planned or time is None:
             return 0.0, 0.0
-        alone_s = time.alone_s(decodes, sum([sequence.computed + 1 for sequence in self._planned]))
+        keys = [sequence.computed + 1 for sequence, count in self._planned.items() if count]
+        alone_s, decodes = time.alone_s(len(keys), sum(keys)), len(keys)
         if stretch == math.inf:
             return alone_s, 0.0
         timing = time.wants_alone(decodes)
@@ -236,10 +234,14 @@ class Scheduler:
         promised = sum(max(0, tables.pages_for(len(s.tokens)) - len(s.pages)) + 1 for s in self.running)
         return self.pool.available - promised
 
-    def _has_room(self, sequence: Sequence, matched: list[int]) -> bool:
-        """Whether its known tokens fit into the spare pages."""
+    def _has_room(self, sequence: Sequence) -> bool:
+        """Whether its known tokens fit into the spare pages, but for those that exist already."""
+        spare = self._spare_pages
+        if spare < 1:
+            return False  # it needs at least one: its last token is always computed
+        matched = self.tables.match(sequence)
         needed = self.tables.pages_for(len(sequence.tokens)) - len(matched)
-        return needed + self.pool.count_idle(matched) <= self._spare_pages
+        return needed + self.pool.count_idle(matched) <= spare
 
     def _grow(self, sequence: Sequence, tokens: int) -> int:
         """Give `sequence` pages for its next `tokens` tokens; returns for how many of them it has pages now."""

@@ -6,6 +6,9 @@
 A key is one (new token, token it attends to) pair. The coefficients are given (a planner's, a test's) or fitted to
 measured steps, each part by the steps that show it: the first line by steps without prompts, the second by what mixed
 steps took beyond it. Otherwise a long prompt would slowly be charged to the decodes, and its own limit grow with it.
+
+The fit is least squares of relative errors, with forgetting, along the direction of each step: a dozen operations and
+one number of memory each. Relative, because noise grows with the step: what swapped or met a neighbour counts little.
 """
 
 from __future__ import annotations
@@ -15,9 +18,7 @@ from dataclasses import dataclass, field
 
 from fathom.batching.plan import Plan
 
-GAIN = 0.2  # part of an error that one step corrects; the first ones correct more, 1, 1/2, 1/3, ...
-OUTLIER = 0.5  # a step slower than predicted by more than this fraction (a swap, a neighbour) counts as this much
-TRUSTED = 4  # steps after which a prediction may call a measurement an outlier
+KEPT = 0.85  # of the weight of all earlier steps, at each new one: a memory of some 7 steps
 PROBE_EVERY = 32  # mixed steps in a row after which the decodes run alone once, lest their times grow stale
 PROBE_NEW = 4  # the same if they were last timed at less than half or more than twice their number
 KEYS = 1024.0  # keys per unit in the fit, so that both terms of a part are of like size
@@ -35,11 +36,11 @@ class StepTime:
     prompt_s: float = 0.0
     prompt_key_s: float = 0.0
     restore_s: float = 0.0
-    _alone: int = field(default=0, repr=False)  # steps observed with decodes only
-    _decodes: int = field(default=0, repr=False)  # in the last of them
-    _mixed: int = field(default=0, repr=False)  # with both
-    _restored: int = field(default=0, repr=False)
-    _in_a_row: int = field(default=0, repr=False)  # mixed steps since decodes were last seen alone
+    _alone: float = field(default=0.0, repr=False)  # weight of the steps observed with decodes only
+    _mixed: float = field(default=0.0, repr=False)  # with both
+    _restored: float = field(default=0.0, repr=False)
+    _decodes: int = field(default=0, repr=False)  # when they were last seen alone
+    _in_a_row: int = field(default=0, repr=False)  # mixed steps since then
     _widest: float = field(default=math.inf, repr=False)  # prompt tokens in mixed steps of late
 
     def wants_alone(self, decodes: int) -> bool:
@@ -84,9 +85,9 @@ class StepTime:
         return min(most, 2.0 * self._widest)
 
     def observe(self, plan: Plan, seconds: float) -> None:
-        """Learn from a step that took `seconds`, without what restoring pages took."""
+        """Learn from a step that took `seconds`, without what reading pages back took."""
         decodes, decode_keys, tokens, keys = counts(plan)
-        if not decodes:
+        if not decodes or seconds <= 0.0:
             return  # bounds nobody's wait
         error = seconds - self.alone_s(decodes, decode_keys)
         if tokens:
@@ -96,23 +97,25 @@ class StepTime:
 
     def observe_restores(self, pages: int, seconds: float) -> None:
         """Learn from reading `pages` pages back."""
-        self._restored += 1
-        error = _clipped(seconds / pages - self.restore_s, seconds / pages, self._restored)
-        self.restore_s += _gain(self._restored) * error
+        if seconds > 0.0:
+            self._restored = KEPT * self._restored + (pages / seconds) ** 2
+            self.restore_s += (seconds - self.restore_s * pages) * pages / (seconds * seconds * self._restored)
 
     def _observe_alone(self, error: float, seconds: float, decodes: int, keys: float) -> None:
-        self._alone += 1
         self._decodes, self._in_a_row = decodes, 0
-        step = _gain(self._alone) * _clipped(error, seconds, self._alone) / (1.0 + decodes * decodes + keys * keys)
+        weight = 1.0 / (seconds * seconds)
+        self._alone = KEPT * self._alone + weight * (1.0 + decodes * decodes + keys * keys)
+        step = error * weight / self._alone
         self.step_s = max(0.0, self.step_s + step)
         self.decode_s = max(0.0, self.decode_s + step * decodes)
         self.decode_key_s = max(0.0, self.decode_key_s + step * keys / KEYS)
 
     def _observe_mixed(self, error: float, seconds: float, tokens: int, keys: float) -> None:
-        self._mixed += 1
         self._in_a_row += 1
-        self._widest = tokens if self._mixed == 1 else max(tokens, 0.9 * self._widest)
-        step = _gain(self._mixed) * _clipped(error, seconds, self._mixed) / (tokens * tokens + keys * keys)
+        self._widest = max(tokens, 0.9 * self._widest) if self._mixed else tokens
+        weight = 1.0 / (seconds * seconds)
+        self._mixed = KEPT * self._mixed + weight * (tokens * tokens + keys * keys)
+        step = error * weight / self._mixed
         self.prompt_s = max(0.0, self.prompt_s + step * tokens)
         self.prompt_key_s = max(0.0, self.prompt_key_s + step * keys / KEYS)
 
@@ -176,12 +179,3 @@ def counts(plan: Plan) -> tuple[int, int, int, int]:
 def chunk_keys(tokens: int, start: int) -> int:
     """Keys that `tokens` tokens from position `start` on attend to, each also to itself."""
     return tokens * start + tokens * (tokens + 1) // 2
-
-
-def _gain(observed: int) -> float:
-    return max(GAIN, 1.0 / observed)
-
-
-def _clipped(error: float, seconds: float, observed: int) -> float:
-    """The error, bounded above once predictions are trusted: steps are slow by accident, but never fast."""
-    return error if observed <= TRUSTED else min(error, OUTLIER * (seconds - error))

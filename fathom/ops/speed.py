@@ -6,6 +6,7 @@ decoding reads some weights at every token and others (experts) now and then, so
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,13 +18,13 @@ import torch.nn.functional as F
 
 from fathom.config import FP8_BLOCK
 from fathom.ops.dispatch import library
-from fathom.ops.memory import arena
 from fathom.ops.packing import BLOCK_ROWS, Kind, PackedMatrix, pack, pack_f8
 
 COLUMNS = 2048
 PEAK_ROWS, PEAK_SIZE = 64, (1024, 1024)  # activations, and a matrix that the caches hold in every kind
 LARGE_BYTES = 256 << 20  # larger than the caches; what is larger still is read at the same rate
-TRIES = 7  # of which the fastest counts for a peak: others were disturbed
+HUGE_PAGE_BYTES = 2 << 20
+TRIES = 20  # of which the fastest counts for a peak: others were disturbed
 TORCH = {"f32": torch.float32, "bf16": torch.bfloat16}  # kinds that plain torch computes with
 
 Run = Callable[[], None]
@@ -92,7 +93,7 @@ def multiply_adds_per_s(kind: Kind, threads: int) -> float:
     with _products(threads) as prepare:
         run = prepare(matrix, torch.randn(PEAK_ROWS, matrix.columns, generator=draw))
         run()
-        return PEAK_ROWS * PEAK_SIZE[0] * PEAK_SIZE[1] / min(_times(run, TRIES * 3))
+        return PEAK_ROWS * PEAK_SIZE[0] * PEAK_SIZE[1] / min(_times(run, TRIES))
 
 
 def _times(run: Run, count: int) -> Iterator[float]:
@@ -136,13 +137,23 @@ def _filled(kind: Kind, blocks: int) -> PackedMatrix:
             parts.append(None)
             continue
         each = tensor[0].nbytes
-        space = arena(blocks * each).view(tensor.dtype).view(blocks, *tensor.shape[1:])
+        space = _space(blocks * each).view(tensor.dtype).view(blocks, *tensor.shape[1:])
         for begin in range(0, blocks, 64):
             space[begin : begin + 64] = tensor[: min(64, blocks - begin)]
         parts.append(space)
     data, scale = parts
     assert data is not None, "every kind has data"
     return PackedMatrix(kind, blocks * BLOCK_ROWS, COLUMNS, small.group, data, scale)
+
+
+def _space(size_bytes: int) -> torch.Tensor:
+    """Memory in huge pages where the system has them: with small ones every page is looked up and stops a prefetch."""
+    held = mmap.mmap(-1, size_bytes + HUGE_PAGE_BYTES)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        held.madvise(mmap.MADV_HUGEPAGE)
+    whole = torch.frombuffer(held, dtype=torch.uint8)
+    start = -whole.data_ptr() % HUGE_PAGE_BYTES
+    return whole[start : start + size_bytes]
 
 
 def _blocks(kind: Kind, size_bytes: float) -> int:

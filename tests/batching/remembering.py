@@ -100,6 +100,16 @@ class Remembering:
         return row.pages[position // self.page_tokens], position % self.page_tokens
 
 
+def planned(scheduler):
+    """The next plan, checked: pages and their holders agree, nothing is out of order, no stream misses a token."""
+    streams = {sequence.request.id for sequence in scheduler.running if sequence.remaining == 1}
+    plan = scheduler.schedule()
+    check_invariants(scheduler, plan)
+    missing = streams - {row.request_id for row in plan.rows} - set(plan.preempted)
+    assert not missing, "a decode waits for a prefill"
+    return plan
+
+
 def check_invariants(scheduler, plan):
     config = scheduler.config
     held = Counter(page for sequence in scheduler.live.values() for page in sequence.pages)
@@ -111,11 +121,7 @@ def check_invariants(scheduler, plan):
     assert len({row.request_id for row in plan.rows}) == len(plan.rows)
     assert all(row.token_ids or row.sampling for row in plan.rows)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(plan), type=Plan) == plan
-    scheduled = {row.request_id for row in plan.rows}
-    for sequence in scheduler.running:
-        assert sequence.table in ((), tuple(sequence.pages))
-        if sequence.remaining == 1:
-            assert sequence.request.id in scheduled, "a decode waits for a prefill"
+    assert all(sequence.table in ((), tuple(sequence.pages)) for sequence in scheduler.running)
     check_writes(scheduler, plan)
 
 
@@ -161,8 +167,7 @@ def run(scheduler, arrivals, aborts=(), model=None, failures=None, damage=()):
 def executed(scheduler, model, failure=None):
     """The next plan that is carried out whole, and what it sampled; `failure`: a first one goes unanswered."""
     while True:
-        plan = scheduler.schedule()
-        check_invariants(scheduler, plan)
+        plan = planned(scheduler)
         assert plan.rows or not scheduler.has_work, "work to do, and nothing done"
         try:
             if failure is None:
