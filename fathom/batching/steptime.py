@@ -63,13 +63,14 @@ class StepTime:
         return self.alone_s(decodes, decode_keys) + self.chunk_s(prompt_tokens, start)
 
     def predict(self, plan: Plan) -> float | None:
-        """How long a plan will take [s], without reading pages back; None before steps with the like were seen."""
+        """How long a plan will take [s]; None before steps with the like were seen."""
         decodes, decode_keys, tokens, keys = counts(plan)
         if (decodes or tokens) and self.step_s == self.decode_s == 0.0:
             return None
         if tokens and self.prompt_s == self.prompt_key_s == 0.0:
             return None
-        return self.alone_s(decodes, decode_keys) + self.prompt_s * tokens + self.prompt_key_s * keys
+        prompts_s = self.prompt_s * tokens + self.prompt_key_s * keys
+        return self.alone_s(decodes, decode_keys) + prompts_s + self.restore_s * len(plan.restores)
 
     def tokens_within(self, seconds: float, start: int) -> float:
         """The most prompt tokens from `start` on that add at most `seconds`.

@@ -72,7 +72,8 @@ def step_s(kind: Kind, reads: Reads, threads: int, *, seconds: float = 0.25, see
             prepare(whole.blocks(begin, begin + part), x)
             for begin in range(always, always + part * reads.parts, max(1, part))
         ]
-        rng, taken = Random(seed), []
+        rng = Random(seed)
+        taken: list[float] = []
         end = perf_counter() + seconds
         while len(taken) < 3 or perf_counter() < end:
             chosen = rng.sample(others, min(reads.chosen, len(others)))
