@@ -23,7 +23,7 @@ from fathom.engine.record import LogHeader, StepRecord, read_header, read_steps
 from fathom.engine.runner import Runner
 from fathom.engine.spill import SpillFile
 from fathom.errors import InputError
-from fathom.model import Batch, LatentCache, Transformer
+from fathom.model import Batch, LatentCache, Model
 
 PROBED = 16  # tokens whose logits stand for weights and arithmetic
 
@@ -59,7 +59,7 @@ class Replay:
     error: float | None
 
 
-def describe_engine(model: Transformer, cache: LatentCache, limits: SchedulerConfig) -> LogHeader:
+def describe_engine(model: Model, cache: LatentCache, limits: SchedulerConfig) -> LogHeader:
     """The header of the step log of an engine."""
     return LogHeader(
         config=config_digest(model.config),
@@ -79,7 +79,7 @@ def config_digest(config: ModelConfig) -> str:
 
 
 @torch.inference_mode()
-def probe(model: Transformer) -> str:
+def probe(model: Model) -> str:
     """Tells one set of weights and one arithmetic from another: a digest of the logits of a few tokens."""
     config = model.config
     count = min(PROBED, config.max_position_embeddings)
@@ -98,7 +98,7 @@ def replay(records: Iterable[StepRecord], runner: Runner) -> Iterator[tuple[Step
         yield record, sampled, perf_counter() - started
 
 
-def replay_log(path: str | Path, model: Transformer) -> Replay:
+def replay_log(path: str | Path, model: Model) -> Replay:
     """Live a log again on a fresh cache, up to the first difference.
 
     Raises: InputError: it is no step log, or of a model of another shape.
@@ -132,7 +132,7 @@ def replay_log(path: str | Path, model: Transformer) -> Replay:
     )
 
 
-def _runner(header: LogHeader, model: Transformer, spill_path: Path) -> Runner:
+def _runner(header: LogHeader, model: Model, spill_path: Path) -> Runner:
     cache = LatentCache(
         model.config, header.num_pages, header.page_tokens, dtype=model.compute_dtype, device=model.device,
         mtp=header.mtp,
