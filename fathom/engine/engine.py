@@ -24,6 +24,7 @@ from fathom.batching.scheduler import Scheduler
 from fathom.batching.steptime import StepTime
 from fathom.engine.load import pages_that_fit, read_bits, read_numerics
 from fathom.engine.record import StepLog, StepRecord
+from fathom.engine.replay import describe_engine
 from fathom.engine.runner import Runner
 from fathom.engine.spec_policy import SpecPolicy, read_spec
 from fathom.engine.spill import LostPages, SpillFile
@@ -104,7 +105,10 @@ class EngineStats:
 
 
 class Engine:
-    """One model, one cache, many requests at a time. `step_s` is how long the latest step took [s]."""
+    """One model, one cache, many requests at a time.
+
+    step_s, predicted_s: how long the latest step took, and was expected to take; None if not foreseeable [s].
+    """
 
     def __init__(
         self, model: Model, *, config: EngineConfig | None = None, eos_token_ids: Iterable[int] = ()
@@ -123,8 +127,11 @@ class Engine:
         self.step_time = StepTime()
         self.scheduler = Scheduler(limits, eos_token_ids, self.step_time)
         self.runner = Runner(model, self.cache, spill)
-        self._log = StepLog(self.config.record) if self.config.record else None
+        self._log: StepLog | None = None
+        if self.config.record:
+            self._log = StepLog(self.config.record, describe_engine(model, self.cache, limits))
         self.step_s = 0.0
+        self.predicted_s: float | None = None
         self._computed_tokens = 0
         self._sampled_tokens = 0
 
@@ -161,7 +168,7 @@ class Engine:
         plan, sampled = self._execute()
         self._computed_tokens += plan.num_tokens
         if self._log is not None:
-            self._log.write(StepRecord(plan, tuple(sampled), self.step_s))
+            self._log.write(StepRecord(plan, tuple(sampled), self.step_s, self.predicted_s))
         outputs = self.scheduler.update(plan, sampled)
         self._sampled_tokens += sum(len(output.token_ids) for output in outputs)
         return outputs
@@ -178,6 +185,7 @@ class Engine:
                 self.scheduler.forget(lost.slots)
                 continue
             self.step_s = perf_counter() - started
+            self.predicted_s = self.step_time.predict(plan)
             if plan.restores:
                 self.step_time.observe_restores(len(plan.restores), self.runner.restore_s)
             computing_s = self.step_s - self.runner.restore_s
