@@ -23,6 +23,13 @@ def test_a_saved_model_loads_with_or_without_its_mtp_module(tmp_path):
     assert load_model(tmp_path, mtp=True).mtp_modules == load_model(tmp_path, mtp=None).mtp_modules == 1
 
 
+def test_a_module_that_config_json_promises_but_the_files_lack_is_not_missed_unless_needed(tmp_path):
+    save_tiny(tmp_path, mtp=False)
+    assert load_model(tmp_path, mtp=None).mtp_modules == 0
+    with pytest.raises(ConfigError, match="no MTP module"):
+        load_model(tmp_path, mtp=True)
+
+
 def test_bits_are_as_asked_or_as_stored(tmp_path):
     save_tiny(tmp_path)
     kinds = {bits: load_model(tmp_path, bits).kind for bits in ("auto", 32, 16, "8", 4)}
