@@ -20,14 +20,13 @@ from fathom.model.transformer import Transformer
 class OneAtATime:
     """Stands in for `model` wherever one generates."""
 
-    kind = "reference"
-
     def __init__(self, model: Transformer) -> None:
         self.model = model.eval()
         self.config: ModelConfig = model.config
         self.compute_dtype = model.compute_dtype
         self.device = model.device
         self.mtp_modules = model.mtp_modules
+        self.numerics = f"{model.numerics}, one token at a time"
 
     def eval(self) -> OneAtATime:
         """Itself."""

@@ -44,6 +44,11 @@ class PackedTransformer:
         kernels = open_packed(config, weights, Rotary(config)(positions), threads or torch.get_num_threads())
         return None if kernels is None else PackedTransformer(config, weights, kernels)
 
+    @property
+    def numerics(self) -> str:
+        """Names how it computes: what another way has cached must not be mixed with it."""
+        return f"{self.kind} {self.kernels.name}"
+
     def eval(self) -> PackedTransformer:
         """Itself: it can do nothing else than infer."""
         return self

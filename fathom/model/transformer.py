@@ -64,6 +64,11 @@ class Transformer(nn.Module):
         return len(self.model.layers) - self.config.num_hidden_layers
 
     @property
+    def numerics(self) -> str:
+        """Names how it computes: what another way has cached must not be mixed with it."""
+        return f"torch {self.compute_dtype}"
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.model.embed_tokens.weight.device
