@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from fathom.batching.plan import Sampled
 from fathom.batching.scheduler import Scheduler, SchedulerConfig
-from tests.batching.test_scheduler import EOS, Remembering, alone, check_invariants, choose, configs, digest, request
+from tests.batching.remembering import EOS, Remembering, alone, check_invariants, choose, digest, request
+from tests.batching.test_scheduler import configs
 
 ROOMY = SchedulerConfig(max_batch_tokens=16, max_sequences=4, page_tokens=4, num_pages=32)
 
