@@ -62,16 +62,6 @@ class StepTime:
         """A step with one chunk of a prompt [s]."""
         return self.alone_s(decodes, decode_keys) + self.chunk_s(prompt_tokens, start)
 
-    def predict(self, plan: Plan) -> float | None:
-        """How long a plan will take [s]; None before steps with the like were seen."""
-        decodes, decode_keys, tokens, keys = counts(plan)
-        if (decodes or tokens) and self.step_s == self.decode_s == 0.0:
-            return None
-        if tokens and self.prompt_s == self.prompt_key_s == 0.0:
-            return None
-        prompts_s = self.prompt_s * tokens + self.prompt_key_s * keys
-        return self.alone_s(decodes, decode_keys) + prompts_s + self.restore_s * len(plan.restores)
-
     def tokens_within(self, seconds: float, start: int) -> float:
         """The most prompt tokens from `start` on that add at most `seconds`.
 
@@ -87,7 +77,15 @@ class StepTime:
 
     def observe(self, plan: Plan, seconds: float) -> None:
         """Learn from a step that took `seconds`, without what reading pages back took."""
-        decodes, decode_keys, tokens, keys = counts(plan)
+        decodes = decode_keys = tokens = keys = 0
+        for row in plan.rows:
+            count = len(row.token_ids)
+            if row.sampling is not None and count - row.drafts == 1:  # a guess costs what a decode does
+                decodes += count
+                decode_keys += count * (row.start + 1)
+            else:
+                tokens += count
+                keys += chunk_keys(count, row.start)
         if not decodes or seconds <= 0.0:
             return  # bounds nobody's wait
         error = seconds - self.alone_s(decodes, decode_keys)
@@ -161,20 +159,6 @@ class Budget:
         if pages:
             self.least = 0
             self.spent_s += self._step_time.restore_s * pages
-
-
-def counts(plan: Plan) -> tuple[int, int, int, int]:
-    """(decodes, their keys, prompt tokens, their keys) of a plan."""
-    decodes = decode_keys = tokens = keys = 0
-    for row in plan.rows:
-        count = len(row.token_ids)
-        if row.sampling is not None and count - row.drafts == 1:  # a guess costs what a decode does
-            decodes += count
-            decode_keys += count * (row.start + 1)
-        else:
-            tokens += count
-            keys += chunk_keys(count, row.start)
-    return decodes, decode_keys, tokens, keys
 
 
 def chunk_keys(tokens: int, start: int) -> int:

@@ -250,29 +250,10 @@ def decode_flops(config: ModelConfig, context: int) -> float:
     return 2 * activated_parameters(config, embedding=False) + attention
 
 
-KERNEL_BYTES = {"f32": 4.0, "bf16": 2.0, "f8": 1.0, "i8": 1 + 2 / 64, "i4": 1 / 2 + 2 / 32}
-"""Bytes a weight takes as kernels read it, by kind (ops/packing.py), with the scales of groups of the default size."""
-
-
 def experts_met(config: ModelConfig, tokens: int) -> float:
     """Experts of a layer that `tokens` tokens choose at least once, if they choose evenly and independently."""
     missed = 1.0 - config.num_experts_per_tok / config.n_routed_experts
     return config.n_routed_experts * (1.0 - missed**tokens)
-
-
-def step_weight_bytes(config: ModelConfig, kind: str) -> tuple[float, float]:
-    """(bytes that every step reads, bytes of one expert of every layer) of the main model's weights [B].
-
-    A router is kept as float32; of the embedding a token reads one row, which is left out.
-    """
-    always = each = 0.0
-    for weight in _main(config):
-        if weight.part == "experts":
-            each += weight.elements / weight.copies * KERNEL_BYTES[kind]
-        elif weight.part != "embedding" or config.tie_word_embeddings:
-            plain = weight.part == "router" or len(weight.shape) == 1
-            always += weight.elements * (4.0 if plain else KERNEL_BYTES[kind])
-    return always, each
 
 
 def step_flops(config: ModelConfig, sequences: int, tokens: int, context: int) -> tuple[float, float]:

@@ -7,7 +7,7 @@ hold. So every step is computed and sampled in full, and then the engine is told
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from random import Random
 from statistics import median
@@ -21,7 +21,7 @@ from fathom.batching.request import Request, SamplingParams
 from fathom.engine.engine import Engine, EngineConfig
 from fathom.engine.runner import Runner
 from fathom.errors import ConfigError, EngineError
-from fathom.model import Transformer
+from fathom.model import Model
 
 WARM_UP_TOKENS = 4
 PAGE_TOKENS = EngineConfig.page_tokens
@@ -63,7 +63,7 @@ class Dictated(Runner):
         """Begin: random tokens by `seed`, no time spent."""
         self._random = Random(seed)
         self._watched = Watched(self.model)
-        self.model = cast(Transformer, self._watched)
+        self.model = cast(Model, self._watched)
         return self
 
     @property
@@ -72,7 +72,7 @@ class Dictated(Runner):
 
     def execute(self, plan: Plan) -> list[Sampled]:
         vocabulary = self._watched.config.vocab_size
-        return [replace(answer, token_id=self._random.randrange(vocabulary)) for answer in super().execute(plan)]
+        return [replace(answer, token_ids=(self._random.randrange(vocabulary),)) for answer in super().execute(plan)]
 
 
 class Watched:
@@ -103,7 +103,7 @@ class Watched:
 class Bench:
     """One engine to measure, with room for `sequences` of `context` and `tokens` more; nothing is drafted."""
 
-    model: Transformer
+    model: Model
     sequences: int = 1
     context: int = 0
     tokens: int = 128
@@ -124,7 +124,7 @@ class Bench:
             max_batch_tokens=max(EngineConfig.max_batch_tokens, self.sequences * PAGE_TOKENS),
             max_sequences=self.sequences,
             num_pages=(self.sequences + 1) * -(-needed // PAGE_TOKENS),
-            **drafting("off"),
+            spec="off",
         )
         self.engine = Engine(self.model, config=config)
         self.runner = Dictated(self.model, self.engine.cache).dictate(self.seed)
@@ -191,18 +191,6 @@ class Bench:
             Spread.of([1e3 * sum(taken for taken, _ in steps) / len(steps) for steps in rounds]),
             Spread.of([1e3 * sum(model for _, model in steps) / len(steps) for steps in rounds]),
         )
-
-
-def drafting(spec: str | int) -> dict[str, Any]:
-    """The option of EngineConfig that sets how many tokens are drafted.
-
-    Raises: ConfigError: this engine cannot draft, and more than nothing is asked for.
-    """
-    if "spec" in {option.name for option in fields(EngineConfig)}:
-        return {"spec": spec}
-    if spec != "off":
-        raise ConfigError(f"spec is {spec}; this engine drafts no tokens yet. Use off.")
-    return {}
 
 
 # ---- drafting, on texts that mean something ------------------------------------------------------------------------
@@ -272,5 +260,5 @@ def _ask(engine: Engine, prompts: Sequence[Sequence[int]], most: int, name: str)
 
 def _drafts(engine: Engine) -> list[tuple[int, int]]:
     """(drafts made, drafts that came true) at each depth, since the engine began."""
-    stats = engine.stats().to_dict()
-    return list(zip(stats.get("drafted_by_depth", ()), stats.get("accepted_by_depth", ()), strict=True))
+    stats = engine.stats()
+    return list(zip(stats.drafted_by_depth, stats.accepted_by_depth, strict=True))

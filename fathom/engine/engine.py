@@ -105,10 +105,7 @@ class EngineStats:
 
 
 class Engine:
-    """One model, one cache, many requests at a time.
-
-    step_s, predicted_s: how long the latest step took, and was expected to take; None if not foreseeable [s].
-    """
+    """One model, one cache, many requests at a time. `step_s` is how long the latest step took [s]."""
 
     def __init__(
         self, model: Model, *, config: EngineConfig | None = None, eos_token_ids: Iterable[int] = ()
@@ -131,7 +128,6 @@ class Engine:
         if self.config.record:
             self._log = StepLog(self.config.record, describe_engine(model, self.cache, limits))
         self.step_s = 0.0
-        self.predicted_s: float | None = None
         self._computed_tokens = 0
         self._sampled_tokens = 0
 
@@ -168,7 +164,7 @@ class Engine:
         plan, sampled = self._execute()
         self._computed_tokens += plan.num_tokens
         if self._log is not None:
-            self._log.write(StepRecord(plan, tuple(sampled), self.step_s, self.predicted_s))
+            self._log.write(StepRecord(plan, tuple(sampled), self.step_s, self.runner.draft_s))
         outputs = self.scheduler.update(plan, sampled)
         self._sampled_tokens += sum(len(output.token_ids) for output in outputs)
         return outputs
@@ -185,7 +181,6 @@ class Engine:
                 self.scheduler.forget(lost.slots)
                 continue
             self.step_s = perf_counter() - started
-            self.predicted_s = self.step_time.predict(plan)
             if plan.restores:
                 self.step_time.observe_restores(len(plan.restores), self.runner.restore_s)
             computing_s = self.step_s - self.runner.restore_s

@@ -12,7 +12,7 @@ from typing import Literal
 
 from fathom.engine.bench import Bench
 from fathom.engine.limits import Floor, Limits, Step, floor
-from fathom.model import Transformer
+from fathom.model import Model
 
 Bound = Literal["reading weights", "arithmetic", "attention", "kernels", "between kernels"]
 SHORT, LONG, BATCH, BATCH_CONTEXT, PREFILL = 16, 1024, 16, 128, 512
@@ -36,7 +36,7 @@ class Phase:
         return self.step.sequences * self.step.tokens / self.step_s
 
 
-def explain(model: Transformer, machine: Limits, *, repeats: int = 3, seed: int = 0) -> Iterator[Phase]:
+def explain(model: Model, machine: Limits, *, repeats: int = 3, seed: int = 0) -> Iterator[Phase]:
     """Each phase, as soon as it is measured."""
     longest = model.config.max_position_embeddings - MARGIN
     for name, step in phases(longest).items():

@@ -7,6 +7,7 @@ longer of the two counts; attention comes between products and is added.
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -16,11 +17,14 @@ import torch
 
 from fathom.config import ModelConfig, cache_dir
 from fathom.cost import cache_bytes_per_token, experts_met, step_flops, step_weight_bytes
-from fathom.engine.machine import processor
+from fathom.engine.machine import Neighbours, processor
 from fathom.ops.packing import Kind
 from fathom.ops.speed import LARGE_BYTES, Reads, multiply_adds_per_s, native_name, step_s
 
+log = logging.getLogger(__name__)
+
 CACHED_BYTES = 4 << 20  # small enough for the caches of any machine of today
+MOST_SHARE = 0.1  # of the processors that others may take during a measurement that is kept
 FORMAT = 1  # of the file; raised when what is measured changes
 
 
@@ -55,7 +59,10 @@ def measure(kind: Kind, threads: int) -> Limits:
 
 
 def limits(kind: Kind, threads: int, *, again: bool = False) -> Limits:
-    """What was measured on this processor with these kernels; measured now if it never was, or `again`."""
+    """What was measured on this processor with these kernels; measured now if it never was, or `again`.
+
+    On a busy machine it is measured too low; said once, and not kept.
+    """
     path = cache_dir() / "limits.json"
     names = (FORMAT, processor(), native_name() or torch.__version__, kind, threads)
     key = sha256(json.dumps(names).encode()).hexdigest()[:16]
@@ -65,7 +72,12 @@ def limits(kind: Kind, threads: int, *, again: bool = False) -> Limits:
             return Limits(**kept[key])
         except TypeError:
             pass  # damaged: measure again
-    found = measure(kind, threads)
+    with Neighbours() as neighbours:
+        found = measure(kind, threads)
+    if neighbours.share > MOST_SHARE:
+        share = 100 * neighbours.share
+        log.warning("others took %.0f %% of the processors: limits come out too low, and are not kept", share)
+        return found
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps(_read(path) | {key: asdict(found)}, indent=1) + "\n", encoding="utf-8")

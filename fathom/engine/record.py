@@ -33,17 +33,30 @@ class LogHeader(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 1
 
 
-class StepRecord(msgspec.Struct, frozen=True):
+class StepRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """One step as it happened.
 
-    Fields: step_s: from Plan to tokens [s]; it includes the model and the sampler. predicted_s: what the scheduler
-            expected of it before; None if it had not seen such steps yet.
+    Fields: step_s: from Plan to tokens [s]; it includes the model and the sampler. draft_s: the part of it in which the
+            drafter guessed ahead, which no prediction covers.
     """
 
     plan: Plan
     sampled: tuple[Sampled, ...]
     step_s: float
-    predicted_s: float | None = None
+    draft_s: float = 0.0
+
+    @property
+    def predicted_s(self) -> float | None:
+        """What the scheduler expected the step to take, without guesses; None if it had not seen the like yet [s]."""
+        return self.plan.predicted_s or None
+
+    @property
+    def error(self) -> float | None:
+        """By what part of itself the step missed its prediction; None if it had none."""
+        measured_s = self.step_s - self.draft_s
+        if self.predicted_s is None or measured_s <= 0.0:
+            return None
+        return abs(self.predicted_s - measured_s) / measured_s
 
 
 class StepLog:

@@ -17,8 +17,9 @@ from time import perf_counter
 import torch
 
 from fathom.batching.limits import SchedulerConfig
-from fathom.batching.plan import Plan, Row, Sampled
+from fathom.batching.plan import Sampled
 from fathom.config import ModelConfig
+from fathom.engine.machine import kind
 from fathom.engine.record import LogHeader, StepRecord, read_header, read_steps
 from fathom.engine.runner import Runner
 from fathom.engine.spill import SpillFile
@@ -64,7 +65,7 @@ def describe_engine(model: Model, cache: LatentCache, limits: SchedulerConfig) -
     return LogHeader(
         config=config_digest(model.config),
         probe=probe(model),
-        kind=getattr(model, "kind", "torch"),
+        kind=kind(model),
         numerics=limits.numerics,
         page_tokens=limits.page_tokens,
         num_pages=limits.num_pages,
@@ -113,8 +114,8 @@ def replay_log(path: str | Path, model: Model) -> Replay:
         for record, sampled, seconds in replay(read_steps(path), _runner(header, model, Path(folder) / "spill")):
             steps, tokens = steps + 1, tokens + record.plan.num_tokens
             times.append((record.step_s, seconds))
-            if record.predicted_s is not None and record.step_s > 0.0:
-                errors.append(abs(record.predicted_s - record.step_s) / record.step_s)
+            if record.error is not None:
+                errors.append(record.error)
             difference = _first_difference(record, sampled)
             if difference is not None:
                 break
@@ -142,12 +143,8 @@ def _runner(header: LogHeader, model: Model, spill_path: Path) -> Runner:
 
 
 def _first_difference(record: StepRecord, sampled: tuple[Sampled, ...]) -> Difference | None:
-    names = [row.request_id for row in _sampling_rows(record.plan)]
+    names = [row.request_id for row in record.plan.sampling_rows]
     for place, (name, before, now) in enumerate(zip(names, record.sampled, sampled, strict=True)):
         if before != now:
             return Difference(record.plan.step, name, place, before, now)
     return None
-
-
-def _sampling_rows(plan: Plan) -> list[Row]:
-    return [row for row in plan.rows if row.sampling is not None]
