@@ -123,7 +123,7 @@ class Bench:
         config = EngineConfig(
             max_batch_tokens=max(EngineConfig.max_batch_tokens, self.sequences * PAGE_TOKENS),
             max_sequences=self.sequences,
-            num_pages=(self.sequences + 1) * -(-needed // PAGE_TOKENS),
+            num_pages=(self.sequences + 1) * (-(-needed // PAGE_TOKENS) + 2),  # none waits for another's
             spec="off",
         )
         self.engine = Engine(self.model, config=config)
