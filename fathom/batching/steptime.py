@@ -122,7 +122,8 @@ class StepTime:
 class Budget:
     """What prompts may still take of one step: tokens, and seconds where decodes wait for its end.
 
-    Fields: least: tokens that fit whatever the seconds say, so that prompts always advance. spent_s: what they took.
+    Fields: least: tokens (or else one page read back) that fit whatever the seconds say, so that prompts always
+            advance. spent_s: what they took.
     """
 
     def __init__(
@@ -146,7 +147,7 @@ class Budget:
             return math.inf if self.tokens else 0
         restore_s = self._step_time.restore_s
         fitting = (self.seconds - self.spent_s) / restore_s if restore_s > 0.0 else 0.0
-        return max(fitting, 1 if self.least else 0)
+        return max(fitting, 1 if self.least and not self.spent_s else 0)
 
     def spend(self, tokens: int, start: int) -> None:
         """A chunk of a prompt joins the step."""

@@ -154,6 +154,6 @@ def test_a_few_tokens_fit_into_any_time_but_only_once():
     budget = Budget(100, StepTime(prompt_s=1.0), seconds=0.5, least=4)
     assert (budget.tokens_at(0), budget.pages) == (4, 1)
     budget.spend(3, 0)
-    assert budget.tokens_at(0) == 1
+    assert (budget.tokens_at(0), budget.pages) == (1, 0)
     budget.spend(1, 0)
     assert (budget.tokens_at(0), budget.pages) == (0, 0)
