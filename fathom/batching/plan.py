@@ -12,17 +12,33 @@ from fathom.batching.request import SamplingParams, TokenLogprob
 
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The state a row needs to choose its next token.
+    """The state a row needs to choose its next token; `after` it, the state to choose the one that follows.
 
-    Fields: position: where the new token will stand; with `params.seed` it keys the noise. forced_token_id: take
-            this token whatever the logits say. prompt_ids, output_ids: filled only for penalties that look at them.
+    Fields: position: where the new token will stand; with `params.seed` it keys the noise. thinking_left: tokens that
+            the thinking budget still allows; None once nothing limits it. prompt_ids, output_ids: filled only for
+            penalties that look at them.
     """
 
     position: int
     params: SamplingParams
-    forced_token_id: int | None = None
+    thinking_left: int | None = None
     prompt_ids: tuple[int, ...] = ()
     output_ids: tuple[int, ...] = ()
+
+    @property
+    def forced_token_id(self) -> int | None:
+        """Take this token whatever the logits say: the end of thinking, once the budget is spent."""
+        thinking = self.params.thinking
+        return thinking.end_think_id if thinking is not None and self.thinking_left == 0 else None
+
+    def after(self, token_id: int) -> Sampling:
+        """The state at the next position, if `token_id` stands at this one."""
+        left, thinking = self.thinking_left, self.params.thinking
+        if left is not None:
+            ended = thinking is None or token_id == thinking.end_think_id
+            left = None if ended else max(0, left - 1)
+        seen = (*self.output_ids, token_id) if self.params.penalises_output else ()
+        return Sampling(self.position + 1, self.params, left, self.prompt_ids, seen)
 
 
 class Row(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -30,8 +46,10 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Without tokens it is a sibling of the row before it: nothing to compute, the same place to sample from.
 
-    Fields: pages: the sequence's page table; position p lies in pages[p // page_tokens]. sampling: set when these
-            are the last known tokens, so that the step also chooses the next one.
+    Fields: pages: the sequence's page table; position p lies in pages[p // page_tokens]. sampling: set when the last
+            known token is among these, so that the step also chooses the next one. drafts: how many of the last
+            token_ids are guesses, to be compared with what is chosen at their positions. propose: guesses to make for
+            the next step. next_token_id: what follows token_ids, where that is known and will be needed for guesses.
     """
 
     request_id: str
@@ -39,6 +57,9 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     start: int
     pages: tuple[int, ...]
     sampling: Sampling | None = None
+    drafts: int = 0
+    propose: int = 0
+    next_token_id: int | None = None
 
 
 class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -64,13 +85,23 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
         return sum(len(row.token_ids) for row in self.rows)
 
     @property
-    def samplings(self) -> tuple[Sampling, ...]:
-        """Those rows' sampling states that sample, in order: one Sampled is due for each."""
-        return tuple(row.sampling for row in self.rows if row.sampling is not None)
+    def sampling_rows(self) -> tuple[Row, ...]:
+        """Those rows that choose a token, in order: one Sampled is due for each."""
+        return tuple(row for row in self.rows if row.sampling is not None)
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether guesses are made, or will be: then the drafter reads every token that this step makes certain."""
+        return any(row.propose or row.next_token_id is not None for row in self.rows)
 
 
 class Sampled(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The token chosen for one sampling row, with its log-probability if that was asked for."""
+    """The answer to one sampling row.
 
-    token_id: int
-    logprob: TokenLogprob | None = None
+    Fields: token_ids: what was chosen: the guesses that came true, then one more token. logprobs: one for each if
+            asked for, else empty. drafts: guesses for the tokens after these, `Row.propose` of them.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+    drafts: tuple[int, ...] = ()

@@ -104,7 +104,8 @@ class Output(msgspec.Struct, frozen=True):
     """What one step did for one request: new tokens, or (none yet) how much of its prompt has been read.
 
     Fields: read_tokens: prompt tokens whose latents are in the cache. cached_tokens: those of them found there
-            when the request was admitted. logprobs: one per token if asked for, else empty.
+            when the request was admitted. logprobs: one per token if asked for, else empty. accepted_drafts,
+            rejected_drafts: guessed tokens that this step found right, and wrong.
     """
 
     request_id: str
@@ -113,6 +114,8 @@ class Output(msgspec.Struct, frozen=True):
     read_tokens: int = 0
     cached_tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
+    accepted_drafts: int = 0
+    rejected_drafts: int = 0
 
 
 class State(StrEnum):
@@ -130,7 +133,8 @@ class Sequence:
     Fields: key: rank among all requests, smallest first. tokens: prompt and output, append only.
             pages: held pages of the latent cache, in order; table: the same as a tuple, or () when it is out of
             date. computed: tokens whose latents are in them. published: leading pages that are offered for
-            sharing. hashes: names of the first full pages of `tokens`, as far as they were asked for.
+            sharing. hashes: names of the first full pages of `tokens`, as far as they were asked for. drafts: guesses
+            for the tokens after the last one.
     """
 
     request: Request
@@ -141,6 +145,7 @@ class Sequence:
     table: tuple[int, ...] = ()
     computed: int = 0
     published: int = 0
+    drafts: tuple[int, ...] = ()
     running: bool = False
     cached_tokens: int = 0
     preemptions: int = 0
@@ -175,12 +180,15 @@ class Sequence:
         return same and self.output_tokens == 0
 
     @property
-    def forced_token_id(self) -> int | None:
-        """The end-of-thinking token once the thinking budget is spent."""
+    def room(self) -> int:
+        """Tokens that may still be added."""
+        return self.request.params.max_tokens - self.output_tokens
+
+    @property
+    def thinking_left(self) -> int | None:
+        """Tokens before the end of thinking is forced; None if nothing limits it, or it has ended."""
         thinking = self.request.params.thinking
-        if thinking is None or self.thought or self.output_tokens < thinking.budget_tokens:
-            return None
-        return thinking.end_think_id
+        return None if thinking is None or self.thought else max(0, thinking.budget_tokens - self.output_tokens)
 
     def append(self, token_id: int, eos_token_ids: frozenset[int]) -> None:
         """Add a sampled token and decide whether it was the last."""

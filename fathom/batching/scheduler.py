@@ -12,17 +12,22 @@ requests get larger keys, every request comes to be the smallest: nobody starves
 Requests for the same prompt that wait next in line when it is done being computed join it: they are siblings, sample
 from the same logits and share its pages. A preempted sequence gives up its pages and is computed again from its tokens,
 output included. Its full pages stay in the pool until somebody needs them, so that it often finds most of them again.
+
+Guesses at coming tokens (drafts) are verified with what budget and pages leave over. Only those that came true become
+tokens; the latents of the others lie behind `computed`, where the next step writes.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterable
 
 from fathom.batching.limits import SchedulerConfig
-from fathom.batching.plan import Plan, Row, Sampled, Sampling
+from fathom.batching.plan import Plan, Row, Sampled
 from fathom.batching.request import Output, Request, Sequence
+from fathom.batching.rows import output_of, row_of
 from fathom.batching.steptime import Budget, StepTime
 from fathom.batching.tables import PageTables
 from fathom.errors import EngineError, RequestError
@@ -53,6 +58,8 @@ class Scheduler:
         self.steps = 0
         self.preemptions = 0
         self.prefix_hit_tokens = 0
+        self._drafted: Counter[int] = Counter()  # by depth: 0 is the guess for the token next to come
+        self._accepted: Counter[int] = Counter()
         self._added = 0
         self._planned: dict[Sequence, int] = {}  # tokens of each sequence in the plan being made or executed
         self._preempted: list[str] = []
@@ -61,6 +68,16 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         return bool(self.live)
+
+    @property
+    def drafted_by_depth(self) -> tuple[int, ...]:
+        """Guesses verified so far: for the token next to come, for the one after it, ..."""
+        return tuple(self._drafted[depth] for depth in range(len(self._drafted)))
+
+    @property
+    def accepted_by_depth(self) -> tuple[int, ...]:
+        """Those of them that were right."""
+        return tuple(self._accepted[depth] for depth in range(len(self._drafted)))
 
     def add(self, request: Request) -> None:
         """Queue a request.
@@ -91,7 +108,7 @@ class Scheduler:
         if sequence is None:
             return None
         sequence.finish_reason = "abort"
-        output = self._output(sequence)
+        output = output_of(sequence)
         self._retire(sequence)
         return output
 
@@ -99,8 +116,11 @@ class Scheduler:
         """These slots of the spill file could not be read back: the plan that reads them is void, `schedule` again."""
         self.tables.spill.lose(slots)
 
-    def schedule(self) -> Plan:
-        """Decide the next step; `plan.rows` is empty only if there is nothing to do."""
+    def schedule(self, max_drafts: int = 0) -> Plan:
+        """Decide the next step; `plan.rows` is empty only if there is nothing to do.
+
+        Args: max_drafts: guesses per sequence, both to verify in this step and to make for the next.
+        """
         self.steps += 1
         self._planned, self._preempted = {}, []
         self._undo()
@@ -112,10 +132,12 @@ class Scheduler:
         alone_s, limit_s = self._open_budget()
         self._plan_prefills(prompts)
         self._admit()
+        if max_drafts:
+            self._plan_drafts(max_drafts)
         tables = self.tables
         return Plan(
             step=self.steps,
-            rows=tuple([self._row(sequence, count) for sequence, count in self._planned.items()]),
+            rows=tuple([row_of(sequence, count, tables, max_drafts) for sequence, count in self._planned.items()]),
             spills=tuple(tables.spills),
             copies=tuple(tables.copies),
             restores=tuple(tables.restores),
@@ -128,26 +150,42 @@ class Scheduler:
         """Take in what the latest plan computed, one Sampled for each of its sampling rows, in order."""
         if plan.step != self.steps or len(plan.rows) != len(self._planned):
             raise EngineError(f"plan {plan.step} is not under way (the latest is {self.steps}); answer each once.")
-        if len(sampled) != len(plan.samplings):
-            raise EngineError(f"plan {plan.step} samples {len(plan.samplings)} rows, but {len(sampled)} came back.")
+        due = sum(row.sampling is not None for row in plan.rows)
+        if len(sampled) != due:
+            raise EngineError(f"plan {plan.step} samples {due} rows, but {len(sampled)} came back.")
         answers = iter(sampled)
         outputs = []
         for sequence, row in zip(self._planned, plan.rows, strict=True):
             answer = next(answers) if row.sampling is not None else None
             if sequence.finish_reason is not None:
                 continue  # aborted while the step ran: its pages are gone and nobody waits for the token
-            sequence.computed = row.start + len(row.token_ids)
-            self.tables.publish(sequence)
-            if answer is not None:
-                sequence.append(answer.token_id, self.eos_token_ids)
-            outputs.append(self._output(sequence, answer))
+            outputs.append(self._take(sequence, row, answer))
             if sequence.finish_reason is not None:
                 self._retire(sequence)
         self._planned = {}
         self.tables.settle()
         return outputs
 
-    # -- the three parts of a step ---------------------------------------------------------------------------------
+    def _take(self, sequence: Sequence, row: Row, answer: Sampled | None) -> Output:
+        """Add what came back for one row, as far as the sequence goes."""
+        sequence.computed = row.start + len(row.token_ids) - row.drafts
+        if answer is None:
+            self.tables.publish(sequence)
+            return output_of(sequence)
+        before = len(sequence.tokens)
+        for token_id in answer.token_ids:
+            sequence.append(token_id, self.eos_token_ids)
+            if sequence.finish_reason is not None:
+                break
+        taken = len(sequence.tokens) - before
+        sequence.computed += taken - 1
+        sequence.drafts = answer.drafts
+        self.tables.publish(sequence)
+        self._drafted.update(range(row.drafts))
+        self._accepted.update(range(taken - 1))
+        return output_of(sequence, answer, taken, row.drafts)
+
+    # -- the parts of a step ---------------------------------------------------------------------------------------
 
     def _plan_decodes(self, decodes: list[Sequence]) -> None:
         """One token for each sequence that needs just one, preempting from the back of the order if need be."""
@@ -225,6 +263,19 @@ class Scheduler:
             self.prefix_hit_tokens += known
             self._planned[sibling] = 0
 
+    def _plan_drafts(self, most: int) -> None:
+        """Guesses, for rows that need just one token; they take what is left over and preempt nobody."""
+        left = self.config.max_batch_tokens - sum(self._planned.values())
+        for sequence, count in self._planned.items():
+            if count and count == sequence.remaining:
+                drafts = min(len(sequence.drafts), most, left, sequence.room - 1)
+                ahead = max(0, min(most, sequence.room - 2) - 1)  # guesses leave provisional latents, but for the first
+                self._reserve(sequence, count + drafts + ahead)
+                drafts = max(0, min(drafts, self.tables.slots(sequence) - count))
+                self._planned[sequence] += drafts
+                self._budget.spend_decodes(drafts, sequence.computed + 1)
+                left -= drafts
+
     # -- pages -----------------------------------------------------------------------------------------------------
 
     @property
@@ -261,6 +312,11 @@ class Scheduler:
             held += tables.page_tokens
         return tokens
 
+    def _reserve(self, sequence: Sequence, tokens: int) -> None:
+        """Pages for guesses, as long as a page stays in sight for everyone's next token."""
+        while self.tables.slots(sequence) < tokens and self.pool.available > len(self.running):
+            sequence.pages.append(self.pool.allocate())
+
     def _make_room(self, sequence: Sequence) -> bool:
         """Preempt from the back of the order, sparing who is part of the plan already, until a page is available."""
         spared = self._planned.keys() | self.tables.moved.keys()
@@ -284,6 +340,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self._stop(sequence)
+        sequence.drafts = ()
         sequence.preemptions += 1
         self.preemptions += 1
         self._preempted.append(sequence.request.id)
@@ -300,32 +357,6 @@ class Scheduler:
         else:
             _remove(self.waiting, sequence)
         del self.live[sequence.request.id]
-
-    # -- messages --------------------------------------------------------------------------------------------------
-
-    def _row(self, sequence: Sequence, count: int) -> Row:
-        request, start, end = sequence.request, sequence.computed, sequence.computed + count
-        sampling = None
-        if end == len(sequence.tokens):
-            params = request.params
-            sampling = Sampling(
-                position=end,
-                params=params,
-                forced_token_id=sequence.forced_token_id,
-                prompt_ids=request.prompt_token_ids if params.penalises_prompt else (),
-                output_ids=tuple(sequence.tokens[sequence.prompt_tokens :]) if params.penalises_output else (),
-            )
-        return Row(request.id, tuple(sequence.tokens[start:end]), start, self.tables.table(sequence), sampling)
-
-    def _output(self, sequence: Sequence, answer: Sampled | None = None) -> Output:
-        return Output(
-            request_id=sequence.request.id,
-            token_ids=() if answer is None else (answer.token_id,),
-            finish_reason=sequence.finish_reason,
-            read_tokens=min(sequence.computed, sequence.prompt_tokens),
-            cached_tokens=sequence.cached_tokens,
-            logprobs=() if answer is None or answer.logprob is None else (answer.logprob,),
-        )
 
 
 def _key(sequence: Sequence) -> tuple[int, int]:

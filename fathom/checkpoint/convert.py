@@ -68,12 +68,16 @@ def convert(
     with Reader(source) as reader:
         config = _convert_config(read_json(source / "config.json"), reader, dtype, fp8)
         sources = [made for name in reader.tensors for made in _convert_tensor(reader, name, dtype, fp8)]
-        companions = {path.name: path for pattern in COMPANIONS for path in source.glob(pattern) if path.is_file()}
         write_weights(
-            target, sources, config, extra_files=companions, max_shard_bytes=max_shard_bytes, progress=progress
+            target, sources, config, extra_files=companions(source), max_shard_bytes=max_shard_bytes, progress=progress
         )
     files = len(list(target.glob("*.safetensors")))
     return Converted(tensors=len(sources), bytes=sum(made.bytes for made in sources), files=files)
+
+
+def companions(source: Path) -> dict[str, bytes | Path]:
+    """The files of a model that are not weights: tokenizer, card, licence."""
+    return {path.name: path for pattern in COMPANIONS for path in source.glob(pattern) if path.is_file()}
 
 
 def _convert_tensor(reader: Reader, name: str, dtype: torch.dtype | None, fp8: bool) -> list[Source]:

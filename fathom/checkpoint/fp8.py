@@ -1,7 +1,7 @@
 """DeepSeek's FP8 weight format: E4M3 values and one float32 scale per block of 128 x 128 of them.
 
 The released name is `weight_scale_inv`, yet dequantising multiplies by it. Edge blocks may be smaller than 128.
-Source: DeepSeek-V3 weight release; the layout is listed in fathom's cost.py.
+Source: DeepSeek-V3 weight release; the layout is listed in fathom.cost.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
-_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
-_MTP_COPIES = {"embed_tokens.weight": EMBEDDING, "shared_head.head.weight": HEAD}
+LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+MTP_COPIES = {"embed_tokens.weight": EMBEDDING, "shared_head.head.weight": HEAD}
 _COMPARED_BYTES = 1 << 26
 
 
@@ -43,7 +43,7 @@ class Copy:
 def mtp_layers(directory: str | Path) -> int:
     """How many MTP layers the checkpoint really holds; config.json may promise more than was published."""
     with Reader(directory) as reader:
-        return len(_mtp_indices(reader.tensors))
+        return len(mtp_indices(reader.tensors))
 
 
 def load_weights(
@@ -65,20 +65,34 @@ def load_weights(
     """
     with Reader(directory) as reader, torch.no_grad():
         expected = module.state_dict()
-        plan, copies = _plan(reader, expected, tied=_is_tied(reader, expected))
-        for step in plan:
-            _check(reader, step, expected[step.target], keep_fp8)
+        for name, tensor in expected.items():
+            if tensor.is_meta:
+                raise AssertionError(f"{name} has no memory; call module.to_empty(device=...) before load_weights")
+        plan, copies = plan_load(reader, expected, keep_fp8=keep_fp8)
         _report_narrowing(reader, plan, expected)
         plan.sort(key=lambda step: (str(reader.tensors[step.source].file), reader.tensors[step.source].offset))
         total = sum(reader.tensors[step.source].bytes for step in plan)
         done = 0
         for step in plan:
-            expected[step.target].copy_(_fetch(reader, step, dtype))
+            expected[step.target].copy_(fetch(reader, step, dtype))
             done += reader.tensors[step.source].bytes
             if progress is not None:
                 progress(done, total)
         for copy, original in copies:
-            _check_equal(reader, copy, original)
+            check_equal(reader, copy, original)
+
+
+def plan_load(
+    reader: Reader, expected: Mapping[str, Tensor], *, keep_fp8: bool = False
+) -> tuple[list[Copy], list[tuple[str, str]]]:
+    """How to fill `expected` from the checkpoint, checked against the headers; and pairs of tensors to `check_equal`.
+
+    Raises: CheckpointError: names missing or not expected, a wrong shape or dtype.
+    """
+    plan, copies = _plan(reader, expected, tied=_is_tied(reader, expected))
+    for step in plan:
+        _check(reader, step, expected[step.target], keep_fp8)
+    return plan, copies
 
 
 def _plan(reader: Reader, expected: Mapping[str, Tensor], tied: bool) -> tuple[list[Copy], list[tuple[str, str]]]:
@@ -105,15 +119,15 @@ def _plan(reader: Reader, expected: Mapping[str, Tensor], tied: bool) -> tuple[l
     copies = [(name, aliases[name]) for name in sorted(spare) if aliases.get(name) in stored]
     unexpected = sorted(spare - {name for name, _ in copies})
     if missing or unexpected:
-        raise CheckpointError(_mismatch(reader, missing, unexpected, expected))
+        raise CheckpointError(mismatch(reader, missing, unexpected, expected))
     return plan, copies
 
 
 def _aliases(stored: Mapping[str, TensorInfo], expected: Mapping[str, Tensor], tied: bool) -> dict[str, str]:
     """name -> the tensor it must be equal to: heads and embeddings that MTP layers repeat, and a tied head."""
     aliases = {HEAD: EMBEDDING} if tied else {}
-    for index in _mtp_indices(stored) | _mtp_indices(expected):
-        for suffix, original in _MTP_COPIES.items():
+    for index in mtp_indices(stored) | mtp_indices(expected):
+        for suffix, original in MTP_COPIES.items():
             aliases[f"model.layers.{index}.{suffix}"] = (
                 original if original in stored else aliases.get(original, original)
             )
@@ -122,23 +136,23 @@ def _aliases(stored: Mapping[str, TensorInfo], expected: Mapping[str, Tensor], t
 
 def _ignored(stored: Mapping[str, TensorInfo], expected: Mapping[str, Tensor]) -> set[str]:
     """Stored names that are passed over: rotary tables, and MTP layers that the module was built without."""
-    spare = _mtp_indices(stored) - _layer_indices(expected)
+    spare = mtp_indices(stored) - _layer_indices(expected)
     if spare:
         layers = ", ".join(map(str, sorted(spare)))
         log.info("layers left out of the load: %s (multi-token prediction; the model was built without)", layers)
     return {
         name for name in stored
-        if name.endswith("rotary_emb.inv_freq") or ((match := _LAYER.match(name)) and int(match[1]) in spare)
+        if name.endswith("rotary_emb.inv_freq") or ((match := LAYER.match(name)) and int(match[1]) in spare)
     }  # fmt: skip
 
 
 def _layer_indices(names: Iterable[str]) -> set[int]:
-    return {int(match[1]) for name in names if (match := _LAYER.match(name))}
+    return {int(match[1]) for name in names if (match := LAYER.match(name))}
 
 
-def _mtp_indices(names: Iterable[str]) -> set[int]:
+def mtp_indices(names: Iterable[str]) -> set[int]:
     """Layers that are MTP modules: only those have a projection of [embedding; hidden]."""
-    return {int(match[1]) for name in names if (match := _LAYER.match(name)) and match[2] == "eh_proj.weight"}
+    return {int(match[1]) for name in names if (match := LAYER.match(name)) and match[2] == "eh_proj.weight"}
 
 
 def _is_tied(reader: Reader, expected: Mapping[str, Tensor]) -> bool:
@@ -150,7 +164,7 @@ def _is_tied(reader: Reader, expected: Mapping[str, Tensor]) -> bool:
     return config.is_file() and read_json(config).get("tie_word_embeddings") is True
 
 
-def _mismatch(reader: Reader, missing: list[str], unexpected: list[str], expected: Mapping[str, Tensor]) -> str:
+def mismatch(reader: Reader, missing: list[str], unexpected: list[str], expected: Collection[str]) -> str:
     """One line: how many names are missing or unexpected, five of each, the nearest names, and what to do."""
     parts = []
     if missing:
@@ -159,7 +173,7 @@ def _mismatch(reader: Reader, missing: list[str], unexpected: list[str], expecte
         nearest = (_with_nearest(name, missing or list(expected)) for name in unexpected[:5])
         parts.append(f"{len(unexpected)} tensors are not expected ({_shown(nearest, len(unexpected))})")
     advice = "check that config.json and the weights belong together"
-    if not unexpected and _layer_indices(missing) and _layer_indices(missing) <= _mtp_indices(expected):
+    if not unexpected and _layer_indices(missing) and _layer_indices(missing) <= mtp_indices(expected):
         advice = "it has no MTP layer of that number; build the model with num_nextn_predict_layers = 0"
     elif not unexpected and all(name.endswith(SCALE_SUFFIX) for name in missing):
         advice = "its weights are not FP8; run `fathom convert SRC DST --fp8` first"
@@ -185,8 +199,6 @@ def _check(reader: Reader, step: Copy, target: Tensor, keep_fp8: bool) -> None:
         raise CheckpointError(
             f"{what} has shape {list(info.shape)}; the model needs {list(target.shape)}. Does config.json belong to it?"
         )
-    if target.is_meta:
-        raise AssertionError(f"{step.target} has no memory; call module.to_empty(device=...) before load_weights")
     if target.dtype == E4M3:
         if not keep_fp8:
             raise AssertionError(f"{step.target} of the model is FP8; pass keep_fp8=True to load_weights")
@@ -227,7 +239,8 @@ def _loses(source: torch.dtype, target: torch.dtype) -> bool:
     return have.eps > need.eps or have.max < need.max
 
 
-def _fetch(reader: Reader, step: Copy, dtype: torch.dtype | None) -> Tensor:
+def fetch(reader: Reader, step: Copy, dtype: torch.dtype | None = None) -> Tensor:
+    """The values of one step; FP8 ones times their scales, in `dtype` (float32 if None)."""
     value = reader.read(step.source)
     if step.scale is None:
         if step.source.endswith(SCALE_SUFFIX) and not torch.isfinite(value).all():
@@ -241,7 +254,7 @@ def _fetch(reader: Reader, step: Copy, dtype: torch.dtype | None) -> Tensor:
         raise CheckpointError(f"{reader.source}: {quoted(step.source)}: {error}") from None
 
 
-def _check_equal(reader: Reader, copy: str, original: str) -> None:
+def check_equal(reader: Reader, copy: str, original: str) -> None:
     """A repeated tensor must repeat exactly: the model keeps one, so a second version would be lost in silence."""
     one, two = reader.tensors[copy], reader.tensors[original]
     rows = max(1, _COMPARED_BYTES * max(1, one.shape[0]) // max(1, one.bytes)) if one.shape else 1

@@ -1,4 +1,4 @@
-"""`fathom convert`: rewrite a checkpoint in another precision or shard size."""
+"""`fathom convert`: rewrite a checkpoint in another precision, shard size or file format."""
 
 from __future__ import annotations
 
@@ -8,21 +8,27 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 from fathom.errors import ConfigError
 
 NAME = "convert"
-HELP = "Rewrite a checkpoint: other precision, FP8 blocks in or out, other shard size. One tensor in memory at a time."
+HELP = "Rewrite a checkpoint: other precision, FP8 blocks in or out, other shard size, or a GGUF file for llama.cpp."
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+GGUF_TYPES = ("f32", "bf16", "q8_0", "q4_0")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fathom convert`."""
     parser.add_argument("source", metavar="SRC", help="directory of a checkpoint, with its config.json")
-    parser.add_argument("target", metavar="DST", help="new directory; appears only when it is complete")
+    parser.add_argument("target", metavar="DST", nargs="?", help="new directory; appears only when it is complete")
     parser.add_argument("--dtype", choices=DTYPES, help="type of the values that are not FP8 (default: as stored)")
     parser.add_argument("--fp8", action="store_true", help="store projections in DeepSeek's FP8 blocks of 128 x 128")
     parser.add_argument("--max-shard-gb", type=float, default=4.0, metavar="N", help="file size at most (default: 4)")
+    parser.add_argument(
+        "--gguf", metavar="FILE", help="write SRC as a GGUF file, which llama.cpp runs; DST may be left out"
+    )
+    parser.add_argument("--gguf-type", choices=GGUF_TYPES, default="bf16", help="its matrices (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -30,28 +36,58 @@ def run(args: argparse.Namespace) -> int:
     """Convert, with a progress line on stderr, and print what was written."""
     if not 0 < args.max_shard_gb < 1e6:
         raise ConfigError(f"--max-shard-gb is {args.max_shard_gb:g} GB; it must be above 0. Try 4.")
+    if args.target is None and args.gguf is None:
+        raise ConfigError("DST is missing; name a new directory, or a file with --gguf.")
+    started = time.monotonic()
+    result: dict[str, Any] = {"source": args.source}
+    if args.target is not None:
+        result |= {"target": args.target} | rewrite(args)
+    if args.gguf is not None:
+        result |= {"gguf": {"file": args.gguf, "type": args.gguf_type} | export(args)}
+    if args.json:
+        print(json.dumps(result | {"seconds": round(time.monotonic() - started, 3)}))
+        return 0
+    if args.target is not None:
+        print(f"{args.target}: {result['tensors']:,} tensors, {result['bytes']:,} bytes in {result['files']} files")
+    if args.gguf is not None:
+        print(f"{args.gguf}: {result['gguf']['tensors']:,} tensors, {result['gguf']['bytes']:,} bytes")
+    return 0
+
+
+def rewrite(args: argparse.Namespace) -> dict[str, int]:
+    """Write the checkpoint; returns its counts."""
     import torch
 
     from fathom.checkpoint.convert import convert
 
-    started = time.monotonic()
     done = convert(
         args.source,
         args.target,
         dtype=getattr(torch, DTYPES[args.dtype]) if args.dtype else None,
         fp8=args.fp8,
         max_shard_bytes=max(1, int(args.max_shard_gb * 1e9)),
-        progress=progress_line() if sys.stderr.isatty() else None,
+        progress=progress_line("converting") if sys.stderr.isatty() else None,
     )
-    result = {"source": args.source, "target": args.target} | asdict(done)
-    if args.json:
-        print(json.dumps(result | {"seconds": round(time.monotonic() - started, 3)}))
-    else:
-        print(f"{args.target}: {done.tensors:,} tensors, {done.bytes:,} bytes in {done.files} files")
-    return 0
+    return asdict(done)
 
 
-def progress_line() -> Callable[[int, int], None]:
+def export(args: argparse.Namespace) -> dict[str, int]:
+    """Write the GGUF file; returns its counts."""
+    from fathom.checkpoint.gguf import export_gguf
+    from fathom.config import ModelConfig
+    from fathom.tokenizer import Tokenizer, gguf_vocabulary
+
+    done = export_gguf(
+        args.source,
+        args.gguf,
+        kind=args.gguf_type,
+        vocabulary=gguf_vocabulary(Tokenizer.load(args.source), ModelConfig.read(args.source).vocab_size),
+        progress=progress_line("exporting") if sys.stderr.isatty() else None,
+    )
+    return {"tensors": done.tensors, "bytes": done.bytes}
+
+
+def progress_line(verb: str) -> Callable[[int, int], None]:
     """A callback that keeps one line of stderr up to date, at most ten times a second."""
     shown = 0.0
 
@@ -61,7 +97,7 @@ def progress_line() -> Callable[[int, int], None]:
         if done < total and now - shown < 0.1:
             return
         shown = now
-        line = f"\rconverting {done / 1e9:,.2f} of {total / 1e9:,.2f} GB ({done / max(total, 1):.0%})"
+        line = f"\r{verb} {done / 1e9:,.2f} of {total / 1e9:,.2f} GB ({done / max(total, 1):.0%})"
         print(line, end="\n" if done == total else "", file=sys.stderr, flush=True)
 
     return show

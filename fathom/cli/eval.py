@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict
 
 from fathom import tasks
+from fathom.cli.options import add_engine_options, engine_options
 from fathom.errors import InputError
 
 NAME = "eval"
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--effort", default="high", help='"high" thinks first (default), "none" answers at once')
     parser.add_argument("--split", default="test", help="train, validation or test (default)")
     parser.add_argument("--max-tokens", type=int, default=640, help="longest answer, thinking included (default 640)")
+    add_engine_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -31,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print; one object for one family and level, else a list under "results"."""
     if args.level is not None and args.family is None:
         raise InputError("--level was given without --family; name the family whose level it is.")
-    from fathom.engine import LLM
+    from fathom.engine import LLM, EngineConfig
     from fathom.think.evaluate import Score, evaluate_all
 
     def show(score: Score) -> None:
@@ -46,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
 
     families = [args.family] if args.family else list(tasks.FAMILIES)
     options = {"n": args.n, "seed": args.seed, "effort": args.effort, "split": args.split}
-    scores = list(evaluate_all(LLM(args.model), families, args.level, show, max_tokens=args.max_tokens, **options))
+    llm = LLM(args.model, EngineConfig(**engine_options(args)))
+    scores = list(evaluate_all(llm, families, args.level, show, max_tokens=args.max_tokens, **options))
     if args.json:
         facts = {"model": args.model, "seed": args.seed, "effort": args.effort, "split": args.split}
         rows = [asdict(score) for score in scores]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fathom.cli.options import add_engine_options, engine_options
 from fathom.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="same seed, same reply (default: a new one each time)")
     parser.add_argument("--no-thinking", action="store_true", help="answer at once")
     parser.add_argument("--effort", choices=("none", "low", "medium", "high"), help="none is --no-thinking")
-    parser.add_argument("--dtype", default="float32", help="float32, bfloat16, float16, or auto (default: %(default)s)")
+    add_engine_options(parser)
 
 
 class Local:
@@ -41,9 +42,12 @@ class Local:
         directory = find_model(args.model)
         self._defaults = Defaults.read(directory)
         self.tokenizer = load_tokenizer(directory)
-        model = load_model(directory, args.dtype)
+        config = EngineConfig(**engine_options(args))
+        model = load_model(
+            directory, config.bits, mtp=config.mtp, threads=config.threads, numerics=config.numerics
+        )
         ends = eos_token_ids(model.config, self.tokenizer.eos_id)
-        self._engine = Engine(model, config=EngineConfig(dtype=args.dtype), eos_token_ids=ends)
+        self._engine = Engine(model, config=config, eos_token_ids=ends)
         self._moments: list[float] = []
 
     def prompt(self, args: argparse.Namespace) -> list[int]:

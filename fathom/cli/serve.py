@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fathom import __version__
+from fathom.cli.options import add_engine_options, engine_options
 from fathom.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,8 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spill", metavar="PATH", help="a free name for a file that keeps pages evicted from memory")
     parser.add_argument("--spill-gb", type=float, metavar="N", help="the most it may hold, in GB (default: 8)")
     parser.add_argument("--max-queued", type=int, default=256, help="sequences that may wait (default: %(default)s)")
-    parser.add_argument("--dtype", help="float32, bfloat16, float16, or auto for what config.json says")
-    parser.add_argument("--threads", type=int, help="CPU threads of the engine")
+    add_engine_options(parser)
     parser.add_argument("--drain", type=float, default=5.0, help="seconds replies may take to finish on Ctrl-C")
     parser.add_argument("--json", action="store_true", help="print one JSON object when ready")
 
@@ -57,11 +57,10 @@ def run(args: argparse.Namespace) -> int:
             served_name=args.served_name,
             api_keys=(*args.api_key, *_keys(args.api_key_file)),
             allow_hosts=tuple(args.allow_host),
-            threads=args.threads,
+            **engine_options(args),
             max_sequences=args.max_sequences,
             max_batch_tokens=args.max_batch_tokens,
             num_pages=args.num_pages,
-            dtype=args.dtype,
             spill_path=args.spill,
             spill_bytes=_bytes(args.spill_gb),
             drain_s=args.drain,

@@ -14,8 +14,7 @@ from fathom.config.recipe import build, read_json
 from fathom.errors import ConfigError
 
 MAX_LAYERS = 10_000  # a damaged file must not keep us counting
-
-
+PACKED_METHOD = "fathom"  # quant_method of a packed checkpoint
 FP8_BLOCK = 128  # rows and columns of a weight that share one scale; DeepSeek-V3, section 3.3.2
 
 
@@ -39,6 +38,17 @@ class RopeScaling:
             raise ConfigError(f"beta_slow is {self.beta_slow}, above beta_fast {self.beta_fast}; swap them.")
         if not self.mscale_all_dim and self.mscale != 1.0:  # the public codes disagree on what this would mean
             raise ConfigError(f"mscale is {self.mscale} but mscale_all_dim is 0; set both, or mscale to 1.")
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A checkpoint that lies on disk as the kernels read it (docs/formats.md): bits of most weights, columns a group.
+
+    group: None where each kind has its own default.
+    """
+
+    bits: int
+    group: int | None = None
 
 
 @dataclass(frozen=True)
@@ -167,11 +177,19 @@ class ModelConfig:
 
     @property
     def weight_block_size(self) -> tuple[int, int] | None:
-        """(rows, columns) that share one scale in an FP8 checkpoint; None when weights are not quantised."""
-        if self.quantization_config is None:
+        """(rows, columns) that share one scale in an FP8 checkpoint; None for any other."""
+        if self.quantization_config is None or self.packed is not None:
             return None
         rows, columns = self.quantization_config["weight_block_size"]
         return rows, columns
+
+    @property
+    def packed(self) -> Packed | None:
+        """How a packed checkpoint is stored; None for any other."""
+        table = self.quantization_config
+        if table is None or table["quant_method"] != PACKED_METHOD:
+            return None
+        return Packed(table["bits"], table.get("group"))
 
     def is_moe(self, layer: int) -> bool:
         """Whether `layer` has experts; MTP modules are the layers after the last one."""
@@ -253,6 +271,12 @@ def _check_tokens(config: ModelConfig) -> None:
 
 def _check_quantization(table: dict[str, Any] | None) -> None:
     if table is None:
+        return
+    if table.get("quant_method") == PACKED_METHOD:
+        for key, known in (("bits", (32, 16, 8, 4)), ("group", (None, 32, 64, 128))):
+            if table.get(key) not in known:
+                text = ", ".join(str(value) for value in known if value is not None)
+                raise ConfigError(f"quantization_config.{key} is {table.get(key)!r}; it must be one of {text}.")
         return
     for key, supported in (("quant_method", ("fp8",)), ("fmt", ("e4m3", None)), ("scale_fmt", ("ue8m0", None))):
         if table.get(key) not in supported:

@@ -7,6 +7,7 @@
             print(output.request_id, output.token_ids, output.finish_reason)
 
 A step is: the scheduler makes a Plan, the runner executes it, the scheduler takes in the tokens. Not thread-safe.
+A model loaded with its MTP module guesses ahead (`EngineConfig.spec`): that changes how fast a text comes, not which.
 """
 
 from __future__ import annotations
@@ -16,20 +17,19 @@ from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 from typing import Any
 
-import torch
-
 from fathom.batching.limits import SchedulerConfig
 from fathom.batching.plan import Plan, Sampled
 from fathom.batching.request import Output, Request
 from fathom.batching.scheduler import Scheduler
 from fathom.batching.steptime import StepTime
-from fathom.engine.load import pages_that_fit
+from fathom.engine.load import pages_that_fit, read_bits, read_numerics
 from fathom.engine.record import StepLog, StepRecord
+from fathom.engine.replay import describe_engine
 from fathom.engine.runner import Runner
+from fathom.engine.spec_policy import SpecPolicy, read_spec
 from fathom.engine.spill import LostPages, SpillFile
 from fathom.errors import ConfigError, RequestError
-from fathom.model import LatentCache, Transformer
-from fathom.ops import describe
+from fathom.model import LatentCache, Model
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,11 @@ class EngineConfig:
     """Limits of an engine; SchedulerConfig says what the first ones and max_stretch mean.
 
     Fields: num_pages: None takes `memory_fraction` of the free memory, or less if that holds `max_sequences` whole
-            contexts. dtype: of weights and cache when a model is loaded by name: float32, bfloat16, float16, or auto
-            for that of its config.json. record: path of a step log; None keeps none. spill_path: a free name on a fast
-            disk for the file that keeps pages evicted from memory, up to `spill_bytes`; None keeps none.
+            contexts. bits, threads, numerics: as `load_model` has them, for a model loaded by name; bits sets the width
+            of the cached latents when a model is loaded by name. record: path of a step log; None keeps none.
+            spill_path: a free name on a fast disk for the file that keeps pages evicted from memory, up to
+            `spill_bytes`; None keeps none. spec: tokens to guess per sequence and step with the model's MTP module: 1
+            to 4, off, or auto for as many as pay (none without one).
     """
 
     max_batch_tokens: int = 512
@@ -47,15 +49,27 @@ class EngineConfig:
     page_tokens: int = 16
     num_pages: int | None = None
     memory_fraction: float = 0.5
-    dtype: str = "float32"
+    bits: str | int = "auto"
+    threads: int | None = None
+    numerics: str = "exact"
     record: str | None = None
     max_stretch: float = SchedulerConfig.max_stretch
     spill_path: str | None = None
     spill_bytes: int = 8 * 10**9
+    spec: str | int = "auto"
 
     def __post_init__(self) -> None:
+        read_spec(self.spec)
+        read_bits(self.bits)
+        read_numerics(self.numerics)
         if not 0.0 < self.memory_fraction <= 1.0:
             raise ConfigError(f"memory_fraction is {self.memory_fraction}; it must be above 0 and at most 1.")
+
+    @property
+    def mtp(self) -> bool | None:
+        """Whether the model's MTP modules are needed; None: taken if there are any."""
+        drafts = read_spec(self.spec)
+        return None if drafts is None else drafts > 0
 
 
 @dataclass(frozen=True)
@@ -64,6 +78,8 @@ class EngineStats:
 
     copied_pages were shared by siblings until one wrote into them; spilled_pages went to the spill file, restored_pages
     came back from it, lost_pages would have, but were damaged.
+    drafted_by_depth, accepted_by_depth: guesses that were verified, and those that were right: first the ones for the
+    token next to come, then for the one after it, and so on.
     """
 
     running: int
@@ -81,6 +97,8 @@ class EngineStats:
     computed_tokens: int
     sampled_tokens: int
     step_s: float
+    drafted_by_depth: tuple[int, ...] = ()
+    accepted_by_depth: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -90,13 +108,14 @@ class Engine:
     """One model, one cache, many requests at a time. `step_s` is how long the latest step took [s]."""
 
     def __init__(
-        self, model: Transformer, *, config: EngineConfig | None = None, eos_token_ids: Iterable[int] = ()
+        self, model: Model, *, config: EngineConfig | None = None, eos_token_ids: Iterable[int] = ()
     ) -> None:
         self.config = config or EngineConfig()
         self.model = model
-        limits, device = self._limits(model), _device(model)
+        self.policy = SpecPolicy(_drafts(model, self.config))
+        limits, mtp = self._limits(model), self.policy.fixed != 0
         self.cache = LatentCache(
-            model.config, limits.num_pages, limits.page_tokens, dtype=model.compute_dtype, device=device
+            model.config, limits.num_pages, limits.page_tokens, dtype=model.compute_dtype, device=model.device, mtp=mtp
         )
         spill = None
         if self.config.spill_path is not None:
@@ -105,7 +124,9 @@ class Engine:
         self.step_time = StepTime()
         self.scheduler = Scheduler(limits, eos_token_ids, self.step_time)
         self.runner = Runner(model, self.cache, spill)
-        self._log = StepLog(self.config.record) if self.config.record else None
+        self._log: StepLog | None = None
+        if self.config.record:
+            self._log = StepLog(self.config.record, describe_engine(model, self.cache, limits))
         self.step_s = 0.0
         self._computed_tokens = 0
         self._sampled_tokens = 0
@@ -142,16 +163,18 @@ class Engine:
             return []
         plan, sampled = self._execute()
         self._computed_tokens += plan.num_tokens
-        self._sampled_tokens += len(sampled)
         if self._log is not None:
-            self._log.write(StepRecord(plan, tuple(sampled), self.step_s))
-        return self.scheduler.update(plan, sampled)
+            self._log.write(StepRecord(plan, tuple(sampled), self.step_s, self.runner.draft_s))
+        outputs = self.scheduler.update(plan, sampled)
+        self._sampled_tokens += sum(len(output.token_ids) for output in outputs)
+        return outputs
 
     def _execute(self) -> tuple[Plan, list[Sampled]]:
         """The next plan, carried out and timed; planned again as long as it relies on pages that prove lost."""
         while True:
             started = perf_counter()
-            plan = self.scheduler.schedule()
+            sequences = min(len(self.scheduler.live), self.scheduler.config.max_sequences)
+            plan = self.scheduler.schedule(self.policy.choose(sequences))
             try:
                 sampled = self.runner.execute(plan)
             except LostPages as lost:
@@ -160,7 +183,9 @@ class Engine:
             self.step_s = perf_counter() - started
             if plan.restores:
                 self.step_time.observe_restores(len(plan.restores), self.runner.restore_s)
-            self.step_time.observe(plan, self.step_s - self.runner.restore_s)
+            computing_s = self.step_s - self.runner.restore_s
+            self.step_time.observe(plan, computing_s - self.runner.draft_s)
+            self.policy.observe(plan, sampled, computing_s, self.runner.draft_s)
             return plan, sampled
 
     def stats(self) -> EngineStats:
@@ -181,13 +206,15 @@ class Engine:
             computed_tokens=self._computed_tokens,
             sampled_tokens=self._sampled_tokens,
             step_s=self.step_s,
+            drafted_by_depth=scheduler.drafted_by_depth,
+            accepted_by_depth=scheduler.accepted_by_depth,
         )
 
-    def _limits(self, model: Transformer) -> SchedulerConfig:
+    def _limits(self, model: Model) -> SchedulerConfig:
         config = self.config
         num_pages = config.num_pages or pages_that_fit(
             model.config, config.page_tokens, config.max_sequences, config.memory_fraction, model.compute_dtype,
-            _device(model),
+            model.device, mtp=self.policy.fixed != 0,
         )  # fmt: skip
         return SchedulerConfig(
             max_batch_tokens=config.max_batch_tokens,
@@ -196,7 +223,7 @@ class Engine:
             num_pages=num_pages,
             max_context_tokens=model.config.max_position_embeddings,
             max_stretch=config.max_stretch,
-            numerics=_numerics(model),
+            numerics=model.numerics,
         )
 
     def _check_ids(self, name: str, token_ids: Iterable[int]) -> None:
@@ -210,11 +237,11 @@ class Engine:
                 )
 
 
-def _device(model: Transformer) -> torch.device:
-    return next(model.parameters()).device
-
-
-def _numerics(model: Transformer) -> str:
-    """Names how this engine computes latents: their type, and who answers each op."""
-    answers = [f"{row['op']}={row['answers']}" for row in describe(_device(model).type)]
-    return " ".join((str(model.compute_dtype), *answers))
+def _drafts(model: Model, config: EngineConfig) -> int | None:
+    """Guesses per step that `config.spec` means for this model; None: as many as pay."""
+    drafts = read_spec(config.spec)
+    if model.mtp_modules:
+        return drafts
+    if drafts:
+        raise ConfigError(f"spec is {config.spec}; this model was loaded without an MTP module. Use auto or off.")
+    return 0

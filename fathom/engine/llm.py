@@ -94,7 +94,9 @@ class LLM:
         config = config or EngineConfig()
         directory = find_model(model)
         self.tokenizer = Tokenizer.load(directory)
-        loaded = load_model(directory, config.dtype)
+        loaded = load_model(
+            directory, config.bits, mtp=config.mtp, threads=config.threads, numerics=config.numerics
+        )
         ends = eos_token_ids(loaded.config, self.tokenizer.eos_id)
         self.engine = Engine(loaded, config=config, eos_token_ids=ends)
         self._count = 0

@@ -5,47 +5,79 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from fathom.checkpoint import load_weights
+from fathom.checkpoint import load_packed, mtp_layers, unpacked
+from fathom.checkpoint.pack import Wanted
 from fathom.config import ModelConfig, find_model
 from fathom.cost import cache_bytes_per_token
 from fathom.errors import ConfigError
-from fathom.model import Transformer
+from fathom.model import Model, OneAtATime, PackedTransformer, Transformer
 
 log = logging.getLogger(__name__)
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BITS: dict[str, Wanted] = {"auto": "auto", "32": "f32", "16": "bf16", "8": "i8", "4": "i4"}
+NUMERICS = ("exact", "fast")
 
 
-def read_dtype(name: str, config: ModelConfig) -> torch.dtype:
-    """The type called `name`; "auto" is what config.json says the weights are."""
-    wanted = config.torch_dtype if name == "auto" else name
-    if wanted not in DTYPES:
-        raise ConfigError(f"dtype is {name!r}; it must be auto, {', '.join(DTYPES)}.")
-    return DTYPES[wanted]
+def read_bits(bits: str | int) -> Wanted:
+    """The kind of packed weights that so many bits mean; "auto" keeps what is stored."""
+    if str(bits) not in BITS:
+        raise ConfigError(f"bits is {bits!r}; it must be one of {', '.join(BITS)}.")
+    return BITS[str(bits)]
+
+
+def read_numerics(numerics: str) -> bool:
+    """Whether every token's bits must be its own, whatever runs beside it."""
+    if numerics not in NUMERICS:
+        raise ConfigError(f"numerics is {numerics!r}; it must be one of {', '.join(NUMERICS)}.")
+    return numerics == "exact"
 
 
 def load_model(
     name_or_dir: str | Path,
-    dtype: str = "float32",
+    bits: str | int = "auto",
     *,
-    mtp: bool = False,
-    device: torch.device | str | None = None,
+    mtp: bool | None = False,
+    threads: int | None = None,
+    numerics: str = "exact",
     progress: Callable[[int, int], None] | None = None,
-) -> Transformer:
-    """The model in `name_or_dir` ("nano", or a directory of a checkpoint), ready to generate.
+) -> Model:
+    """The model in `name_or_dir` ("nano", or a directory of a checkpoint) on this CPU, ready to generate.
 
-    Args:   mtp: load the multi-token prediction modules too. progress: called with (bytes done, bytes in all).
+    Native kernels run it, and are exact at no extra cost. Without them plain torch does: exactly, one token at a time,
+    or fast, where a token's last bits may depend on what is computed beside it.
+
+    Args:   bits: of the weights: 32, 16, 8 or 4, or "auto" for what is stored. Fewer than stored are rounded now;
+            `fathom convert` rounds with more care. mtp: load the multi-token prediction modules too; None: if the
+            checkpoint holds any, as it may not. threads: of the kernels; None is as many as torch has, which then
+            keeps one: two teams on the same cores wait for each other. progress: called with (done, in all).
     Raises: ConfigError, CheckpointError: it cannot be used; nothing was allocated if its files are at fault.
     """
-    directory = find_model(name_or_dir)
+    exact, kind, directory = read_numerics(numerics), read_bits(bits), find_model(name_or_dir)
     config = ModelConfig.read(directory)
-    model = Transformer(config, mtp=mtp, dtype=read_dtype(dtype, config), device=device)
-    load_weights(model, directory, progress=progress)
-    return model.eval().requires_grad_(False)
+    modules = 0 if mtp is False else _mtp_layers(directory, config, needed=mtp is True)
+    config = replace(config, num_nextn_predict_layers=modules)
+    weights = load_packed(directory, config, kind=kind, mtp=modules > 0, progress=progress)
+    packed = PackedTransformer.open(config, weights, threads)
+    if packed is not None:
+        torch.set_num_threads(1)
+        return packed
+    model = Transformer(config, mtp=modules > 0)
+    model.load_state_dict(unpacked(weights, config))
+    model.eval().requires_grad_(False)
+    return OneAtATime(model) if exact else model
+
+
+def _mtp_layers(directory: Path, config: ModelConfig, *, needed: bool) -> int:
+    """MTP modules that both config.json and the weights have."""
+    found = min(config.num_nextn_predict_layers, mtp_layers(directory)) if config.num_nextn_predict_layers else 0
+    if needed and not found:
+        raise ConfigError(f"{directory} has no MTP module, which guessing tokens ahead needs; use spec auto or off.")
+    return found
 
 
 def eos_token_ids(config: ModelConfig, tokenizer_eos_id: int | None = None) -> tuple[int, ...]:
@@ -56,10 +88,10 @@ def eos_token_ids(config: ModelConfig, tokenizer_eos_id: int | None = None) -> t
 
 def pages_that_fit(
     config: ModelConfig, page_tokens: int, max_sequences: int, memory_fraction: float, dtype: torch.dtype,
-    device: torch.device,
+    device: torch.device, *, mtp: bool = False,
 ) -> int:  # fmt: skip
     """Pages for `max_sequences` whole contexts, or as many as `memory_fraction` of the free memory holds."""
-    page_bytes = page_tokens * cache_bytes_per_token(config, dtype.itemsize)
+    page_bytes = page_tokens * cache_bytes_per_token(config, dtype.itemsize, mtp=mtp)
     per_context = -(-config.max_position_embeddings // page_tokens)
     fitting = int(free_bytes(device) * memory_fraction) // page_bytes
     if fitting < 1:

@@ -58,6 +58,21 @@ class Transformer(nn.Module):
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
+    @property
+    def mtp_modules(self) -> int:
+        """How many MTP modules it was built with."""
+        return len(self.model.layers) - self.config.num_hidden_layers
+
+    @property
+    def numerics(self) -> str:
+        """Names how it computes: what another way has cached must not be mixed with it."""
+        return f"torch {self.compute_dtype}"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.embed_tokens.weight.device
+
     def forward(self, tokens: Tensor, batch: Batch, cache: LatentCache | None = None) -> Tensor:
         """tokens int64 [tokens] -> hidden states after the last norm [tokens, hidden]."""
         x = self.embed(tokens)

@@ -104,8 +104,9 @@ def mla_decode(
     lengths: Sequence[int], scale: float,
 ) -> Tensor:  # fmt: skip
     held = page_table[:, : -(-max(lengths) // latent_pages.shape[1])].long()
-    latent = latent_pages[held].flatten(1, 2).float()  # [sequences, keys, latent], short sequences read stale keys
-    rope = rope_pages[held].flatten(1, 2).float()
+    keys = max(lengths)  # and no more, whatever the page size: [sequences, keys, latent], short ones read stale keys
+    latent = latent_pages[held].flatten(1, 2)[:, :keys].float()
+    rope = rope_pages[held].flatten(1, 2)[:, :keys].float()
     score = (q_latent.float() @ latent.mT + q_rope.float() @ rope.mT) * scale
     length = torch.tensor(lengths, device=score.device)
     hidden = torch.arange(latent.shape[1], device=score.device) >= length[:, None]

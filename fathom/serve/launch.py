@@ -42,7 +42,9 @@ class ServeConfig:
     max_sequences: int | None = None
     max_batch_tokens: int | None = None
     num_pages: int | None = None
-    dtype: str | None = None
+    bits: str | None = None
+    numerics: str | None = None
+    spec: str | None = None
     spill_path: str | None = None
     spill_bytes: int | None = None
     drain_s: float = 5.0
@@ -76,7 +78,9 @@ class Server:
             max_sequences=config.max_sequences,
             max_batch_tokens=config.max_batch_tokens,
             num_pages=config.num_pages,
-            dtype=config.dtype,
+            bits=config.bits,
+            numerics=config.numerics,
+            spec=config.spec,
             spill_path=config.spill_path,
             spill_bytes=config.spill_bytes,
         )

@@ -32,7 +32,9 @@ class Hello(Message, frozen=True, tag="hello"):
     max_sequences: int | None = None
     max_batch_tokens: int | None = None
     num_pages: int | None = None
-    dtype: str | None = None
+    bits: str | None = None
+    numerics: str | None = None
+    spec: str | None = None
     spill_path: str | None = None
     spill_bytes: int | None = None
 

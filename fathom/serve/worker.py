@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Protocol
 
@@ -145,8 +146,6 @@ def _read(connection: socket.socket, inbox: queue.SimpleQueue[messages.ToWorker]
 
 def load_engine(hello: messages.Hello) -> tuple[Steps, messages.Ready]:
     """The real engine with its model, and the facts about them."""
-    import torch
-
     from fathom.cost import info
     from fathom.engine import Engine, EngineConfig, load_model
     from fathom.engine.load import eos_token_ids
@@ -154,19 +153,16 @@ def load_engine(hello: messages.Hello) -> tuple[Steps, messages.Ready]:
     from fathom.serve.vocabulary import load_tokenizer
 
     started_s = time.perf_counter()
-    if hello.threads is not None:
-        torch.set_num_threads(hello.threads)
-    names = ("max_sequences", "max_batch_tokens", "num_pages", "dtype", "spill_path", "spill_bytes")
-    asked = {name: getattr(hello, name) for name in names}
+    asked = {field.name: getattr(hello, field.name, None) for field in fields(EngineConfig)}
     config = EngineConfig(**{name: value for name, value in asked.items() if value is not None})
-    model = load_model(hello.model, config.dtype)
+    model = load_model(hello.model, config.bits, mtp=config.mtp, threads=config.threads, numerics=config.numerics)
     ends = eos_token_ids(model.config, load_tokenizer(Path(hello.model)).eos_id)
     engine = Engine(model, config=config, eos_token_ids=ends)
     backends = {row["op"]: row["answers"] for row in describe()}
     facts = messages.Ready(
         vocab_size=model.config.vocab_size,
         context=engine.context_tokens,
-        fingerprint=fingerprint(Path(hello.model), config.dtype, torch.__version__, *backends.values()),
+        fingerprint=fingerprint(Path(hello.model), model.numerics, config.numerics),
         load_s=round(time.perf_counter() - started_s, 3),
         max_sequences=engine.scheduler.config.max_sequences,
         parameters=info(model.config)["parameters_total"],

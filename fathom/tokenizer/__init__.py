@@ -7,6 +7,8 @@ Read first: bpe.py (Tokenizer), then encodings.py and chat.py (a conversation as
 from fathom.tokenizer.bpe import Tokenizer
 from fathom.tokenizer.chat import encode_chat, render_chat
 from fathom.tokenizer.encodings import ENCODINGS
+from fathom.tokenizer.gguf import gguf_vocabulary
+from fathom.tokenizer.placeholder import placeholder
 from fathom.tokenizer.stream import StreamDecoder
 
-__all__ = ["ENCODINGS", "StreamDecoder", "Tokenizer", "encode_chat", "render_chat"]
+__all__ = ["ENCODINGS", "StreamDecoder", "Tokenizer", "encode_chat", "gguf_vocabulary", "placeholder", "render_chat"]

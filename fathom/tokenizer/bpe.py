@@ -108,13 +108,17 @@ class Tokenizer:
             log.warning("vocab_size: %d of %d tokens; the texts have no more pairs", tokenizer.vocab_size, vocab_size)
         return tokenizer
 
+    def files(self) -> dict[str, bytes]:
+        """tokenizer.json and tokenizer_config.json, which transformers reads too."""
+        settings = json.dumps(self.settings, ensure_ascii=False, indent=2) + "\n"
+        return {"tokenizer.json": self._definition, "tokenizer_config.json": settings.encode()}
+
     def save(self, directory: str | Path) -> None:
-        """Writes tokenizer.json and tokenizer_config.json, which transformers reads too."""
+        """Writes its files."""
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        settings = json.dumps(self.settings, ensure_ascii=False, indent=2) + "\n"
-        (folder / "tokenizer.json").write_bytes(self._definition)
-        (folder / "tokenizer_config.json").write_bytes(settings.encode())
+        for name, content in self.files().items():
+            (folder / name).write_bytes(content)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text; no BOS is added, no control token comes out.

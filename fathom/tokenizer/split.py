@@ -36,7 +36,7 @@ def pre_tokenizer(digits: int) -> pre_tokenizers.PreTokenizer:
 
 def ascii_encoder(table: Mapping[str, Any], model: models.Model) -> Callable[[str], list[int]] | None:
     """An encoder of ASCII text for a tokenizer.json with these splits; None if it has others, or rewrites its text."""
-    digits = _digits_of(table)
+    digits = digits_of(table)
     if digits is None:
         return None
     words = _ascii_words(digits)
@@ -59,7 +59,7 @@ def _digits(digits: int) -> str:
     return rf"\p{{N}}{{1,{digits}}}"
 
 
-def _digits_of(table: Mapping[str, Any]) -> int | None:
+def digits_of(table: Mapping[str, Any]) -> int | None:
     """The longest run of digits, if the file splits as above and does nothing else to text."""
     steps = (table.get("pre_tokenizer") or {}).get("pretokenizers") or []
     splits = [(s["pattern"].get("Regex"), s["behavior"], s["invert"]) for s in steps if s["type"] == "Split"]

@@ -1,4 +1,4 @@
-"""cost.py counts exactly what the model builds: names, shapes, parameters."""
+"""fathom.cost counts exactly what the model builds: names, shapes, parameters."""
 
 import pytest
 import torch

@@ -75,7 +75,7 @@ class Remembering:
             if row.sampling is not None:
                 assert row.sampling.position == row.start + len(row.token_ids)
                 forced, seed = row.sampling.forced_token_id, row.sampling.params.seed
-                sampled.append(Sampled(choose(state, seed) if forced is None else forced))
+                sampled.append(Sampled((choose(state, seed) if forced is None else forced,)))
         return sampled
 
     def move(self, plan):

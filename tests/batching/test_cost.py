@@ -87,7 +87,7 @@ def decode_cost(context, num_pages, sequences):
 
     def step():
         plan = scheduler.schedule()
-        scheduler.update(plan, [Sampled(5)] * sum(row.sampling is not None for row in plan.rows))
+        scheduler.update(plan, [Sampled((5,))] * sum(row.sampling is not None for row in plan.rows))
 
     for _ in range(2):
         step()

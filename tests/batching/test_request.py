@@ -114,22 +114,30 @@ def test_end_of_sequence_stops_unless_ignored_and_stop_ids_always_do():
         assert s.finish_reason == reason, (params, token_id)
 
 
-def test_thinking_budget_forces_the_end_exactly_once():
+def test_the_thinking_budget_counts_down_to_its_end_exactly_once():
     s = sequence(thinking=ThinkingParams(end_think_id=END, budget_tokens=2))
-    assert s.forced_token_id is None
-    s.append(4, frozenset())
-    assert s.forced_token_id is None
-    s.append(4, frozenset())
-    assert s.forced_token_id == END
-    s.append(END, frozenset())
-    assert s.forced_token_id is None
+    left = [s.thinking_left]
+    for token_id in (4, 4, END, 4):
+        s.append(token_id, frozenset())
+        left.append(s.thinking_left)
+    assert left == [2, 1, 0, None, None]
 
 
 def test_thinking_that_ends_by_itself_is_not_ended_again():
     s = sequence(thinking=ThinkingParams(end_think_id=END, budget_tokens=2))
     for token_id in (END, 4, 4, 4):
         s.append(token_id, frozenset())
-        assert s.forced_token_id is None
+        assert s.thinking_left is None
+
+
+def test_room_is_what_max_tokens_leaves():
+    s = sequence(max_tokens=2)
+    rooms = [s.room]
+    for token_id in (4, 4):
+        s.append(token_id, frozenset())
+        rooms.append(s.room)
+    assert rooms == [2, 1, 0]
+    assert sequence().thinking_left is None
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_a_newcomer_waits_until_it_fits_beside_the_growth_of_others():
     for prompt_tokens, admitted in ((9, True), (10, True), (11, False)):  # 8 pages: 2 held, 1 to grow, 5 to give
         scheduler = Scheduler(config)
         scheduler.add(request("a", [1, 2, 3], max_tokens=4))
-        scheduler.update(scheduler.schedule(), [Sampled(1)])
+        scheduler.update(scheduler.schedule(), [Sampled((1,))])
         scheduler.add(request("b", range(prompt_tokens), max_tokens=1))
         assert [row.request_id for row in scheduler.schedule().rows] == ["a", "b"][: 1 + admitted]
 
@@ -236,10 +236,10 @@ def test_an_unanswered_plan_is_planned_again():
     again = scheduler.schedule()
     assert again.rows == lost.rows
     with pytest.raises(EngineError, match="plan 1 is not under way"):
-        scheduler.update(lost, [Sampled(0)])
-    scheduler.update(again, [Sampled(0)])
+        scheduler.update(lost, [Sampled((0,))])
+    scheduler.update(again, [Sampled((0,))])
     with pytest.raises(EngineError, match="answer each once"):
-        scheduler.update(again, [Sampled(0)])
+        scheduler.update(again, [Sampled((0,))])
 
 
 def test_a_missing_answer_is_noticed():
@@ -254,7 +254,7 @@ def test_progress_through_a_long_prompt_is_reported():
     scheduler.add(request("a", range(10), max_tokens=1))
     progress = [scheduler.update(scheduler.schedule(), [])[0].read_tokens for _ in range(2)]
     assert progress == [4, 8]
-    (output,) = scheduler.update(scheduler.schedule(), [Sampled(3)])
+    (output,) = scheduler.update(scheduler.schedule(), [Sampled((3,))])
     assert (output.read_tokens, output.token_ids, output.finish_reason) == (10, (3,), "length")
 
 

@@ -246,9 +246,17 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_tensor_starts_aligned(tmp_path: Path) -> None:
-    made = {"a": torch.ones(3, dtype=torch.uint8), "b": torch.ones(1), "c": torch.ones(1, dtype=torch.int64)}
+    """On its own width; on a cache line if it takes whole ones, so that a map of the file can be read in registers."""
+    made = {
+        "a": torch.ones(3, dtype=torch.uint8), "b": torch.ones(1), "c": torch.ones(1, dtype=torch.int64),
+        "d": torch.ones(7), "e": torch.ones(32, dtype=torch.bfloat16), "f": torch.ones(0), "g": torch.ones(8),
+        "h": torch.ones(192, dtype=torch.int8),
+    }  # fmt: skip
     save_weights(tmp_path / "m", made, {})
-    assert all(info.offset % info.dtype.itemsize == 0 for info in Reader(tmp_path / "m").tensors.values())
+    infos = Reader(tmp_path / "m").tensors
+    assert all(info.offset % info.dtype.itemsize == 0 for info in infos.values())
+    assert all(info.offset % 64 == 0 for info in infos.values() if info.bytes % 64 == 0)
+    assert {name for name, info in infos.items() if info.bytes and info.bytes % 64 == 0} == {"e", "h"}
 
 
 def test_a_save_that_fails_keeps_what_an_earlier_kill_set_aside(tmp_path: Path) -> None:

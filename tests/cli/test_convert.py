@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,27 @@ def test_a_damaged_source_is_one_line_and_exit_code_2(
     assert printed.err.count("\n") == 1 and "is truncated" in printed.err
     assert "is truncated" in json.loads(printed.out)["error"]["message"]
     assert not (tmp_path / "dst").exists()
+
+
+def test_a_gguf_file_needs_no_target(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "tiny.gguf"
+    assert main(["convert", str(tiny_model), "--gguf", str(file), "--gguf-type", "f32", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["gguf"].keys() == {"file", "type", "tensors", "bytes"} and "target" not in printed
+    assert printed["gguf"]["bytes"] <= file.stat().st_size
+    assert main(["convert", str(tiny_model), str(tmp_path / "dst"), "--gguf", str(file)]) == 0
+    assert capsys.readouterr().out.count("\n") == 2 and (tmp_path / "dst" / "config.json").is_file()
+
+
+def test_nowhere_to_write_is_refused(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", str(source)]) == 2
+    assert "DST is missing" in capsys.readouterr().err
+
+
+def test_a_missing_library_names_the_extra(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    assert main(["convert", str(tiny_model), "--gguf", str(tmp_path / "x.gguf")]) == 2
+    assert "pip install 'fathom-llm[peers]'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

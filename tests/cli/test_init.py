@@ -1,113 +1,57 @@
-"""The `fathom` command: help is instant, errors are one line and an exit code, interruption is quiet."""
+"""`fathom init` makes a model that the engine runs, and says why when it cannot."""
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
-import subprocess
-import sys
-import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from fathom import __version__, cli
-from fathom.cli import COMMANDS, info, main
-from fathom.errors import FathomError
-
-HEAVY = ("torch", "numpy", "fastapi", "tokenizers", "safetensors")
-
-
-@pytest.mark.parametrize("flag", [[], ["-h"], ["--help"]])
-def test_the_overview_names_every_command_once(flag: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(flag) == 0
-    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
-    assert listed == list(COMMANDS)
+from fathom.batching.request import SamplingParams
+from fathom.checkpoint import verify_manifest
+from fathom.cli import main
+from fathom.cli.init import architecture
+from fathom.config import SHAPES, ModelConfig, preset
+from fathom.cost import checkpoint_bytes, checkpoint_tensors
+from fathom.engine import LLM
+from tests.engine.tiny import CONFIG
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "version"])
-def test_help_imports_nothing_heavy_and_is_instant(name: str) -> None:
-    script = (
-        "import sys; from fathom.cli import main; code = main([sys.argv[1], '--help']);"
-        f"print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr); sys.exit(code)"
-    )
-    times = []
-    for _ in range(3):  # the best of three: the machine may be busy
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", script, name], capture_output=True, text=True, check=False)
-        times.append(time.perf_counter() - start)
-        assert done.returncode == 0
-        assert f"usage: fathom {name}" in done.stdout
-        assert done.stderr == "[]\n"
-    assert min(times) < 0.3
+@pytest.fixture
+def shape(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(replace(CONFIG, vocab_size=300).to_dict()))
+    return tmp_path / "config.json"
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "version"])
-def test_a_command_file_has_the_four_parts(name: str) -> None:
-    command = importlib.import_module(f"fathom.cli.{name}")
-    assert name == command.NAME
-    assert command.HELP and callable(command.add_arguments) and callable(command.run)
+def test_the_model_generates(shape: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "made"
+    assert main(["init", str(shape), str(target), "--random", "--seed", "3", "--dtype", "fp32", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    config = ModelConfig.read(target)
+    assert printed.pop("seconds") >= 0
+    assert printed == {
+        "shape": str(shape), "target": str(target), "seed": 3,
+        "tensors": checkpoint_tensors(config), "bytes": checkpoint_bytes(config),
+    }  # fmt: skip
+    verify_manifest(target)
+    params = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)
+    one, two = (LLM(target).generate("Hello", params)[0].token_ids for _ in range(2))
+    assert len(one) == 4 and one == two
 
 
-@pytest.mark.parametrize("argument", ["version", "--version", "-V"])
-def test_version(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([argument]) == 0
-    assert capsys.readouterr().out == f"fathom {__version__}\n"
+def test_names_are_those_of_the_shapes_first() -> None:
+    assert architecture("nano", "bfloat16") == SHAPES["nano"] != preset("nano")
+    v3 = architecture("deepseek-v3", "float32")
+    assert v3.quantization_config is None and v3.torch_dtype == "float32" and v3.eos_token_id == 1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["inf"], "error: 'inf' is not a fathom command (did you mean 'info'?); see `fathom --help`."),
-        (["info"], "error: the following arguments are required: model; see `fathom info --help`."),
-        (["info", "nano", "--jso"], "error: unrecognized arguments: --jso; see `fathom info --help`."),
-        (["info", "absent"], "error: absent does not exist; give a config.json, its directory, or a preset's name."),
-    ],
-)
-def test_bad_input_is_one_line_and_code_2(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(arguments) == 2
-    printed = capsys.readouterr()
-    assert printed.err == message + "\n"
-    assert printed.out == ""
+def test_without_random_it_says_what_to_add(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "nano", str(tmp_path / "made")]) == 2
+    assert "add --random" in capsys.readouterr().err
 
 
-def test_with_json_the_error_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", "absent", "--json"]) == 2
-    error = json.loads(capsys.readouterr().out)["error"]
-    assert error["type"] == "ConfigError"
-    assert error["message"].startswith("absent does not exist")
-
-
-@pytest.mark.parametrize(("raised", "code"), [(FathomError("the engine stopped"), 1), (KeyboardInterrupt(), 130)])
-def test_failure_and_interruption_have_their_codes(
-    raised: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fail(args: object) -> int:
-        raise raised
-
-    monkeypatch.setattr(info, "run", fail)
-    assert main(["info", "nano"]) == code
-    assert "Traceback" not in capsys.readouterr().err
-
-
-def test_errors_are_red_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert main(["info", "absent"]) == 2
-    printed = capsys.readouterr().err
-    assert printed.startswith("\x1b[31merror: absent") and printed.endswith("\x1b[0m\n")
-
-
-def test_a_reader_that_left_early_is_no_traceback() -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    with os.fdopen(writer, "wb") as closed:
-        command = [sys.executable, "-m", "fathom", "info", "nano"]
-        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (cli.PIPE_CLOSED, "")
-
-
-def test_python_dash_m_fathom_is_the_command() -> None:
-    done = subprocess.run([sys.executable, "-m", "fathom", "--help"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and done.stdout.startswith("usage: fathom")
+def test_an_unknown_shape_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "huge", str(tmp_path / "made"), "--random"]) == 2
+    assert "huge does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()

@@ -3,10 +3,11 @@
 import pytest
 
 from fathom.batching.request import ThinkingParams, sibling_seed
+from fathom.engine import load
 from fathom.engine.engine import Engine, EngineConfig
 from fathom.engine.record import read_steps
 from fathom.errors import ConfigError, EngineError, RequestError
-from fathom.ops import use
+from tests.engine.hashing import Hashing
 from tests.engine.tiny import CONFIG, plain_greedy, request, run, tiny
 
 PROMPT = (5, 9, 2, 7, 11, 3, 40, 1, 22)
@@ -138,6 +139,30 @@ def test_pages_are_sized_by_memory_when_not_given():
     assert worker.stats().pages_total == 3 * CONFIG.max_position_embeddings // 16
 
 
+def test_a_model_without_a_module_guesses_nothing_and_says_so_when_told_to():
+    for spec in ("auto", "off", 0):
+        worker = engine(spec=spec)
+        run(worker, [request("a", PROMPT, max_tokens=5)])
+        assert worker.stats().drafted_by_depth == ()
+        assert len(worker.cache.latent) == CONFIG.num_hidden_layers
+    with pytest.raises(ConfigError, match="spec is 2; this model was loaded without an MTP module"):
+        engine(spec=2)
+
+
+def test_spec_is_checked_and_says_whether_the_module_is_needed():
+    assert [EngineConfig(spec=spec).mtp for spec in ("auto", "off", 0, 3, "3")] == [None, False, False, True, True]
+    with pytest.raises(ConfigError, match="spec is 'many'"):
+        EngineConfig(spec="many")
+
+
+def test_pages_of_the_module_are_counted_too(monkeypatch):
+    monkeypatch.setattr(load, "free_bytes", lambda device: 10_000)
+    pages = [
+        Engine(Hashing(), config=EngineConfig(page_tokens=2, spec=spec)).stats().pages_total for spec in ("off", "auto")
+    ]
+    assert pages == [10_000 // 2 // (2 * layers * (2 + 4) * 8) for layers in (2, 3)]
+
+
 @pytest.mark.parametrize("fraction", [0.0, 1.1])
 def test_memory_fraction_is_a_fraction(fraction):
     with pytest.raises(ConfigError, match="memory_fraction"):
@@ -172,6 +197,4 @@ def test_steps_are_timed_and_prompts_limited_by_the_time_they_take():
 def test_pages_are_named_after_the_arithmetic_that_fills_them():
     numerics = engine().scheduler.config.numerics
     assert numerics == engine(page_tokens=8).scheduler.config.numerics
-    assert "float32" in numerics and "mla_decode=" in numerics
-    with use("reference"):
-        assert "mla_decode=reference" in engine().scheduler.config.numerics
+    assert numerics == tiny().numerics != Hashing().numerics

@@ -18,7 +18,7 @@ PAGE_BYTES = LatentCache(CONFIG, 1, 4).page_bytes
 
 def test_records_are_read_back_as_written(tmp_path):
     log = StepLog(tmp_path / "log")
-    records = [StepRecord(Plan(step), (Sampled(step),), 0.5) for step in (1, 2)]
+    records = [StepRecord(Plan(step), (Sampled((step,)),), 0.5) for step in (1, 2)]
     for record in records:
         log.write(record)
     assert list(read_steps(tmp_path / "log")) == records

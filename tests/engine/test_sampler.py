@@ -8,23 +8,28 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fathom.batching.plan import Sampling
-from fathom.batching.request import SamplingParams
+from fathom.batching.plan import Row, Sampling
+from fathom.batching.request import SamplingParams, ThinkingParams
 from fathom.engine import sampler
-from fathom.engine.sampler import gumbel, sample
+from fathom.engine.sampler import gumbel
 from fathom.errors import EngineError
 
 LOGITS = torch.tensor([2.0, 0.5, 1.0, -1.0, 0.0, 1.5])
 
 
 def at(position=0, **params):
-    extra = {name: params.pop(name) for name in ("forced_token_id", "prompt_ids", "output_ids") if name in params}
+    extra = {name: params.pop(name) for name in ("thinking_left", "prompt_ids", "output_ids") if name in params}
     return Sampling(position, SamplingParams(**params), **extra)
+
+
+def sample(logits, states):
+    """One token for each row of logits."""
+    return sampler.sample(logits, [Row("a", (0,), 0, (0,), state) for state in states])
 
 
 def draw(logits, count, **params):
     """How often each token comes up at `count` positions."""
-    ids = Counter(s.token_id for s in sample(logits.expand(count, -1), [at(i, **params) for i in range(count)]))
+    ids = Counter(s.token_ids[0] for s in sample(logits.expand(count, -1), [at(i, **params) for i in range(count)]))
     return [ids[i] for i in range(len(logits))]
 
 
@@ -96,11 +101,12 @@ def test_rules_together_keep_the_shortest():
 
 def test_zero_temperature_takes_the_best_and_the_lowest_id_of_equals():
     rows = torch.tensor([[0.0, 3.0, 3.0], [1.0, 1.0, 1.0]])
-    assert [s.token_id for s in sample(rows, [at(temperature=0.0, seed=s) for s in (1, 2)])] == [1, 0]
+    assert [s.token_ids[0] for s in sample(rows, [at(temperature=0.0, seed=s) for s in (1, 2)])] == [1, 0]
 
 
 def test_a_tiny_temperature_is_greedy_and_finite():
-    assert {s.token_id for s in sample(LOGITS.expand(20, -1), [at(i, temperature=1e-300) for i in range(20)])} == {0}
+    answers = sample(LOGITS.expand(20, -1), [at(i, temperature=1e-300) for i in range(20)])
+    assert {s.token_ids[0] for s in answers} == {0}
 
 
 rows = st.lists(
@@ -161,22 +167,22 @@ def test_logprobs_are_of_the_model_s_own_distribution():
     states = [at(temperature=0.3, top_k=1, frequency_penalty=2.0, output_ids=(0, 0), logprobs=3)]
     (answer,) = sample(LOGITS[None], states)
     logprobs = LOGITS.double().log_softmax(0).tolist()
-    assert answer.token_id == 5  # 0 is penalised
-    assert answer.logprob.token_id == 5
-    assert answer.logprob.logprob == pytest.approx(logprobs[5], abs=1e-12)
-    assert answer.logprob.top == tuple((i, pytest.approx(logprobs[i], abs=1e-12)) for i in (0, 5, 2))
+    assert answer.token_ids[0] == 5  # 0 is penalised
+    assert answer.logprobs[0].token_id == 5
+    assert answer.logprobs[0].logprob == pytest.approx(logprobs[5], abs=1e-12)
+    assert answer.logprobs[0].top == tuple((i, pytest.approx(logprobs[i], abs=1e-12)) for i in (0, 5, 2))
 
 
 def test_logprobs_come_only_when_asked():
     without, chosen_only = sample(LOGITS.expand(2, -1), [at(), at(logprobs=0)])
-    assert without.logprob is None
-    assert chosen_only.logprob.top == ()
+    assert without.logprobs == ()
+    assert chosen_only.logprobs[0].top == ()
 
 
 def test_a_forced_token_is_taken_and_its_true_logprob_told():
-    (answer,) = sample(LOGITS[None], [at(forced_token_id=3, logprobs=0)])
-    assert answer.token_id == answer.logprob.token_id == 3
-    assert answer.logprob.logprob == pytest.approx(float(LOGITS.double().log_softmax(0)[3]), abs=1e-12)
+    (answer,) = sample(LOGITS[None], [at(thinking=ThinkingParams(3, 0), thinking_left=0, logprobs=0)])
+    assert answer.token_ids[0] == answer.logprobs[0].token_id == 3
+    assert answer.logprobs[0].logprob == pytest.approx(float(LOGITS.double().log_softmax(0)[3]), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +203,7 @@ def test_penalties_change_logits_exactly_as_defined(params, expected):
 
 def test_penalties_reach_greedy_decoding_too():
     (answer,) = sample(LOGITS[None], [at(temperature=0.0, presence_penalty=1.0, output_ids=(0,))])
-    assert answer.token_id == 5
+    assert answer.token_ids[0] == 5
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -212,3 +218,40 @@ def test_masked_tokens_are_never_drawn():
     logits = LOGITS.clone()
     logits[0] = -math.inf
     assert draw(logits, 200)[0] == 0
+
+
+def test_a_row_goes_on_as_long_as_its_guesses_are_what_is_chosen():
+    logits = torch.eye(6)[[2, 4, 1, 3, 5]] * 9
+    state = at(10, temperature=0.0, logprobs=0)
+
+    def row(*guesses):
+        return Row("a", (0, *guesses), 9, (0,), state, drafts=len(guesses))
+
+    right, wrong, first_wrong = sampler.sample(logits[[0, 1, 0, 1, 2, 0, 1, 2, 3]], [row(2), row(2, 3), row(5, 4, 1)])
+    assert [answer.token_ids for answer in (right, wrong, first_wrong)] == [(2, 4), (2, 4), (2,)]
+    assert [logprob.token_id for logprob in wrong.logprobs] == [2, 4]
+
+
+def test_later_positions_are_chosen_as_if_the_guesses_were_tokens():
+    """Noise of their own position, penalties that know the guesses, a thinking budget that they spend."""
+    logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
+    state = at(7, seed=3, temperature=1.0, presence_penalty=2.0, thinking=ThinkingParams(9, 5), thinking_left=3)
+    singly, states = [], [state]
+    for each in logits:
+        singly += sample(each[None], [states[-1]])[0].token_ids
+        states.append(states[-1].after(singly[-1]))
+    row = Row("a", (0, *singly[:3]), 6, (0,), state, drafts=3)
+    assert sampler.sample(logits, [row])[0].token_ids == tuple(singly)
+    assert singly[3] == 9
+
+
+def test_choosing_is_the_same_rule_without_a_report():
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(1))
+    states = [at(i, seed=i, temperature=t, top_k=k) for i, (t, k) in enumerate([(0.0, 0), (1.0, 0), (0.7, 5)])]
+    assert sampler.choose(logits, states) == [answer.token_ids[0] for answer in sample(logits, states)]
+
+
+@pytest.mark.parametrize("size", [1, 7, sampler.NOISE_BLOCK, sampler.NOISE_BLOCK + 3])
+def test_noise_is_made_in_blocks_that_do_not_show(size):
+    whole = gumbel(5, 9, 3 * sampler.NOISE_BLOCK)
+    assert torch.equal(gumbel(5, 9, size)[: size // 8 * 8], whole[: size // 8 * 8])

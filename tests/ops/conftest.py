@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fathom.ops.cpu import build
-from fathom.ops.cpu.native import Native, open_library
+from fathom.ops.cpu.native import Library
 
 
 @pytest.fixture(scope="session")
@@ -22,15 +22,15 @@ def library() -> Path:
 
 
 @pytest.fixture(scope="session")
-def native(library: Path) -> Native:
+def native(library: Path) -> Library:
     """The variant that serves on this machine."""
-    return open_library(library)
+    return Library(library)
 
 
 @pytest.fixture(scope="session", params=list(build.variants()))
-def variant(request: pytest.FixtureRequest, library: Path) -> Native:
+def variant(request: pytest.FixtureRequest, library: Path) -> Library:
     """Each variant that this machine can run."""
     try:
-        return open_library(library, request.param)
+        return Library(library, request.param)
     except build.Unavailable as error:
         pytest.skip(str(error))

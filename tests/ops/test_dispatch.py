@@ -61,13 +61,13 @@ def test_a_backend_that_cannot_load_is_said_once(
             assert torch.equal(ops.rms_norm(x, weight, 1e-6), reference.rms_norm(x, weight, 1e-6))
         rows = ops.describe()
     assert [record.getMessage() for record in caplog.records] == ["ops: reference on cpu (no C compiler)"]
-    assert {(row["answers"], row["why"]) for row in rows} == {("reference", "no C compiler")}
+    assert {(row["answers"], row["why"]) for row in rows[:-1]} == {("reference", "no C compiler")}
 
 
 def test_describe_names_who_answers_every_op(backend: types.ModuleType) -> None:
     with ops.use("cpu"):
         rows = {row["op"]: row for row in ops.describe()}
-    assert list(rows) == list(dispatch.OPS)
+    assert list(rows) == [*dispatch.OPS, dispatch.PACKED]
     assert rows["rms_norm"]["answers"] == "cpu" and rows["rms_norm"]["why"] == ""
     assert rows["linear"]["answers"] == "reference" and rows["linear"]["why"]
 
@@ -75,3 +75,28 @@ def test_describe_names_who_answers_every_op(backend: types.ModuleType) -> None:
 def test_a_choice_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ConfigError, match="must be one of auto, reference, cpu"), ops.use("cuda"):
         pass
+
+
+def test_packed_models_fall_back_once_and_aloud(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from fathom.ops.cpu import build
+
+    def no_compiler() -> None:
+        raise build.Unavailable("no C compiler")
+
+    monkeypatch.setattr(build, "ensure", no_compiler)
+    dispatch._load_library.cache_clear()
+    with caplog.at_level(logging.WARNING), ops.use("auto"):
+        assert dispatch.library() is None and dispatch.library() is None
+        row = ops.describe()[-1]
+    dispatch._load_library.cache_clear()
+    assert [record.getMessage() for record in caplog.records if "native kernels" in record.getMessage()] == [
+        "no native kernels (no C compiler): plain torch computes, one token at a time and many times slower"
+    ]
+    assert (row["op"], row["answers"], row["why"]) == (dispatch.PACKED, "reference", "no C compiler")
+
+
+def test_the_reference_can_be_asked_for() -> None:
+    with ops.use("reference"):
+        assert dispatch.library() is None

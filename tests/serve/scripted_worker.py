@@ -82,9 +82,9 @@ class ScriptedEngine:
             token = self.tokenizer.encode("abcdefgh"[noise[0] % 8])[0]
         token = token if sampling.forced_token_id is None else sampling.forced_token_id
         if sampling.params.logprobs is None:
-            return Sampled(token)
+            return Sampled((token,))
         top = tuple((token + i, -0.5 - i) for i in range(sampling.params.logprobs))
-        return Sampled(token, TokenLogprob(token, -0.5, top))
+        return Sampled((token,), (TokenLogprob(token, -0.5, top),))
 
 
 def load(hello: messages.Hello) -> tuple[ScriptedEngine, messages.Ready]:

@@ -28,9 +28,12 @@ HERE = Path(__file__).resolve().parent
 FLAGS = ("-std=c11", "-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 X86 = {
     "generic": (),
-    "avx2": ("-mavx2", "-mfma"),
-    "avx512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"),
-}
+    "avx2": ("-mavx2", "-mfma", "-mf16c"),
+    "avx512": (
+        "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c",
+    ),
+}  # fmt: skip
+ARM = {"neon": (), "dotprod": ("-march=armv8.2-a+dotprod",)}
 # `python -I -S -c TRY library`: loads it and runs a little of every variant that this processor claims to support.
 TRY = "import ctypes, sys; sys.exit(ctypes.CDLL(sys.argv[1]).fathom_probe())"
 COMPILE_LIMIT_S = 300.0
@@ -45,7 +48,7 @@ def variants() -> dict[str, tuple[str, ...]]:
     machine = platform.machine().lower()
     if machine in ("x86_64", "amd64"):
         return X86
-    return {"neon": ()} if machine in ("aarch64", "arm64") else {"generic": ()}
+    return ARM if machine in ("aarch64", "arm64") else {"generic": ()}
 
 
 def sources() -> list[Path]:
@@ -149,8 +152,8 @@ def _compile(cc: str, work: Path) -> Path:
         log.warning("kernels: %s cannot compile the %s variant (%s)", cc, name, said[name])
     library = work / "kernels.so"
     defines = [f"-DWITH_{name.upper()}" for name in good]
-    parts = [str(HERE / "select.c"), *(str(work / f"{name}.o") for name in good)]
-    command = [cc, *FLAGS, *defines, "-shared", *parts, "-lm", "-o", str(library)]
+    parts = [str(HERE / "select.c"), str(HERE / "team.c"), *(str(work / f"{name}.o") for name in good)]
+    command = [cc, *FLAGS, *defines, "-shared", *parts, "-lm", "-lpthread", "-o", str(library)]
     words = _finish(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
     if words:
         raise Unavailable(f"{cc} cannot link the kernels: {words}")

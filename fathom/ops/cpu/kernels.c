@@ -1,114 +1,143 @@
-/* Every kernel, compiled once per instruction set with -DVARIANT=name. Plain C11, single-threaded, no global state.
+/* Every kernel, compiled once per instruction set with -DVARIANT=name. Plain C11, no global state.
  *
- * Memory is checked here where a wrong number could write or read elsewhere (page ids, slots); shapes are checked by
- * the caller (native.py). Nothing is compiled with -ffast-math: the order of every sum is what the source says.
+ * Ids, positions and pages are checked here, since a wrong one would read or write elsewhere; shapes are checked by
+ * whoever packed the model. Nothing is compiled with -ffast-math: the order of every sum is what the source says.
  */
 #include "kernels.h"
 
-#include <math.h>
+#include "layer.h"
 
-#include "lanes.h"
-#include "tiles.h"
-
-#define LINEAR_ROWS 64 /* native.py sends fewer */
-#define EXPERT_ROWS 16
-
-INLINE float value_of(const void *base, int type, int64_t i) {
-    return type == FLOAT32 ? ((const float *)base)[i] : from_bf16(((const uint16_t *)base)[i]);
-}
-
-INLINE void put(void *base, int type, int64_t i, float value) {
-    if (type == FLOAT32) ((float *)base)[i] = value;
-    else ((uint16_t *)base)[i] = to_bf16(value);
-}
-
-INLINE void norm_rows(const void *x, int x_type, int64_t x_stride, const void *weight, int weight_type, void *out,
-                      int64_t rows, int64_t dim, float eps) {
-    for (int64_t r = 0; r < rows; r++) {
-        const void *row = row_of(x, x_type, r * x_stride);
-        void *to = (char *)out + r * dim * (x_type == FLOAT32 ? 4 : 2);
-        lanes sum[4] = {lanes_set(0.0f), lanes_set(0.0f), lanes_set(0.0f), lanes_set(0.0f)};
-        int64_t at = 0;
-        for (; at + 4 * LANES <= dim; at += 4 * LANES) {
-            for (int i = 0; i < 4; i++) {
-                lanes value = load(row, x_type, at + i * LANES);
-                sum[i] = lanes_fma(value, value, sum[i]);
-            }
-        }
-        for (int i = 0; at < dim; at += LANES, i++) {
-            lanes value = load_tail(row, x_type, at, dim - at < LANES ? dim - at : LANES);
-            sum[i] = lanes_fma(value, value, sum[i]);
-        }
-        float part[4];
-        reduce4(sum, part);
-        float mean = ((part[0] + part[1]) + (part[2] + part[3])) / (float)dim;
-        float factor = 1.0f / sqrtf(mean + eps);
-        for (int64_t d = 0; d < dim; d++) {
-            put(to, x_type, d, value_of(row, x_type, d) * factor * value_of(weight, weight_type, d));
-        }
+/* x of each token: its embedding, or an MTP module's joint of that and of what came before (section 2.2). */
+static void embed(const team *t, const job *j, const layer *module) {
+    const model *m = j->m;
+    work *w = j->w;
+    int64_t hidden = m->hidden;
+    SHARE(j->tokens);
+    for (int64_t i = begin; i < end; i++) {
+        float *x = w->x + i * w->x_stride, *joint = w->normed.values + i * w->normed.stride;
+        widen(stored(m->embedding, m->embedding_kind, j->what->ids[i] * hidden), m->embedding_kind, hidden, x);
+        if (!module) continue;
+        norm_row(x, module->embedding_norm, hidden, m->eps, joint);
+        norm_row(j->what->before + i * hidden, module->hidden_norm, hidden, m->eps, joint + hidden);
+        pad_row(&w->normed, i, 2 * hidden);
+        round_row(&w->normed, i, wants(&module->join), 0, 2 * hidden);
+    }
+    if (!module) return;
+    team_wait(t);
+    {
+        SHARE(blocks_of(&module->join));
+        product(&module->join, begin, end, &w->normed, w->identity, j->tokens, w->x, w->x_stride);
     }
 }
 
-static int rms_norm(const void *x, int x_type, int64_t x_stride, const void *weight, int weight_type, void *out,
-                    int64_t rows, int64_t dim, float eps) {
-    int wide = weight_type == FLOAT32;
-    if (x_type == FLOAT32 && wide) norm_rows(x, FLOAT32, x_stride, weight, FLOAT32, out, rows, dim, eps);
-    else if (x_type == FLOAT32) norm_rows(x, FLOAT32, x_stride, weight, BFLOAT16, out, rows, dim, eps);
-    else if (wide) norm_rows(x, BFLOAT16, x_stride, weight, FLOAT32, out, rows, dim, eps);
-    else norm_rows(x, BFLOAT16, x_stride, weight, BFLOAT16, out, rows, dim, eps);
+static void run(const team *t, void *given) {
+    const job *j = given;
+    const model *m = j->m;
+    work *w = j->w;
+    int64_t module = j->what->module, first = module < 0 ? 0 : m->layers + module;
+    int64_t last = module < 0 ? m->layers : first + 1;
+    embed(t, j, module < 0 ? NULL : &m->layer[first]);
+    team_wait(t);
+    for (int64_t i = first; i < last; i++) {
+        attention_block(t, j, &m->layer[i], i);
+        feed_forward(t, j, &m->layer[i], i);
+    }
+    const float *weight = module < 0 ? m->last_norm : m->layer[first].last_norm;
+    SHARE(j->tokens);
+    for (int64_t i = begin; i < end; i++) {
+        norm_row(w->x + i * w->x_stride, weight, m->hidden, m->eps, j->what->hidden + i * m->hidden);
+    }
+}
+
+/* Every id, position and page that would be used to index memory. */
+static int is_sound(const model *m, const cache *c, const batch *b, const call *what) {
+    int64_t row = 0;
+    if (what->module >= m->modules) return 0;
+    for (int64_t s = 0; s < b->sequences; s++) {
+        int64_t start = row < b->tokens ? b->positions[row] : -1, fresh = b->lengths[s];
+        if (start < 0 || start > m->table_positions || fresh < 1 || fresh > b->tokens - row) return 0;
+        int64_t length = start + fresh; /* of two numbers that are small now: any others might wrap around */
+        if (length > b->table * c->page_tokens || length > m->table_positions) return 0;
+        for (int64_t p = 0; p * c->page_tokens < length; p++) {
+            int32_t page = b->pages[s * b->table + p];
+            if (page < 0 || page >= c->pages) return 0;
+        }
+        for (int64_t i = 0; i < fresh; i++, row++) {
+            if (b->positions[row] != start + i || what->ids[row] < 0 || what->ids[row] >= m->vocabulary) return 0;
+        }
+    }
+    return row == b->tokens;
+}
+
+static int forward(const model *m, const cache *c, const batch *b, const call *what, void *space, team_pool *pool) {
+    work *w;
+    if (!is_sound(m, c, b, what)) return OUT_OF_RANGE;
+    lay_out(m, b->tokens, team_size(pool), space, &w);
+    for (int64_t s = 0, row = 0; s < b->sequences; s++)
+        for (int64_t i = 0; i < b->lengths[s]; i++, row++) w->sequence[row] = s;
+    for (int64_t i = 0; i < most(1, m->top_k) * b->tokens; i++) w->identity[i] = i;
+    memset(w->counters, 0, (size_t)(2 * (m->layers + m->modules)) * sizeof *w->counters);
+    job j = {m, c, b, what, w, b->tokens};
+    team_run(pool, run, &j);
     return OK;
 }
 
-INLINE void rotate_head(const void *from, int type, const float *cos, const float *sin, void *to, int64_t half) {
-    for (int64_t i = 0; i < half; i++) {
-        float even = value_of(from, type, 2 * i), odd = value_of(from, type, 2 * i + 1);
-        put(to, type, 2 * i, even * cos[i] - odd * sin[i]);
-        put(to, type, 2 * i + 1, even * sin[i] + odd * cos[i]);
-    }
-}
+/* --- a product of its own: the head, and checks ---------------------------------------------------------------------- */
 
-static int rotate(const void *x, int type, int64_t token_stride, int64_t head_stride, const float *cos,
-                  const float *sin, void *out, int64_t tokens, int64_t heads, int64_t half) {
-    for (int64_t t = 0; t < tokens; t++, cos += half, sin += half) {
-        for (int64_t h = 0; h < heads; h++) {
-            const void *from = row_of(x, type, t * token_stride + h * head_stride);
-            void *to = (void *)row_of(out, type, (t * heads + h) * 2 * half);
-            if (type == FLOAT32) rotate_head(from, FLOAT32, cos, sin, to, half);
-            else rotate_head(from, BFLOAT16, cos, sin, to, half);
+typedef struct {
+    const matrix *m;
+    const float *x;
+    int64_t rows;
+    float *out;
+    activations *a;
+    int64_t *identity;
+} lone_product;
+
+static void run_product(const team *t, void *given) {
+    const lone_product *p = given;
+    int64_t dim = p->m->columns;
+    {
+        SHARE(p->rows);
+        for (int64_t i = begin; i < end; i++) {
+            memcpy(p->a->values + i * p->a->stride, p->x + i * dim, 4u * (size_t)dim);
+            pad_row(p->a, i, dim);
+            round_row(p->a, i, wants(p->m), 0, dim);
+            p->identity[i] = i;
         }
     }
+    team_wait(t);
+    SHARE(blocks_of(p->m));
+    product(p->m, begin, end, p->a, p->identity, p->rows, p->out, round_up(p->m->rows, BLOCK));
+}
+
+static int logits(const model *m, const float *hidden, int64_t rows, float *out, void *space, team_pool *pool) {
+    work *w;
+    lay_out(m, rows, team_size(pool), space, &w);
+    lone_product p = {&m->head, hidden, rows, out, &w->normed, w->identity};
+    team_run(pool, run_product, &p);
     return OK;
 }
 
-INLINE void copy_as(const void *from, int type, void *to, int to_type, int64_t dim) {
-    if (type == to_type) memcpy(to, from, (size_t)dim * (type == FLOAT32 ? 4 : 2));
-    else if (type == FLOAT32) narrow(from, to, BFLOAT16, dim);
-    else widen(from, BFLOAT16, dim, to);
-}
-
-static int append_latent(void *latent_pages, void *rope_pages, int page_type, const void *latent, const void *rope,
-                         int type, int64_t latent_stride, int64_t rope_stride, const int64_t *slots, int64_t tokens,
-                         int64_t latent_dim, int64_t rope_dim, int64_t capacity) {
-    for (int64_t t = 0; t < tokens; t++)
-        if (slots[t] < 0 || slots[t] >= capacity) return OUT_OF_RANGE;
-    for (int64_t t = 0; t < tokens; t++) {
-        void *held = (void *)row_of(latent_pages, page_type, slots[t] * latent_dim);
-        void *turned = (void *)row_of(rope_pages, page_type, slots[t] * rope_dim);
-        copy_as(row_of(latent, type, t * latent_stride), type, held, page_type, latent_dim);
-        copy_as(row_of(rope, type, t * rope_stride), type, turned, page_type, rope_dim);
-    }
+static int product_alone(const matrix *m, const float *x, int64_t rows, float *out, team_pool *pool) {
+    arena count = {NULL, 0};
+    take_rows(&count, rows, m->columns);
+    take(&count, rows * 8);
+    arena a = {malloc((size_t)count.used), 0};
+    if (!a.base) return OUT_OF_MEMORY;
+    activations values = take_rows(&a, rows, m->columns);
+    lone_product p = {m, x, rows, out, &values, take(&a, rows * 8)};
+    team_run(pool, run_product, &p);
+    free(a.base);
     return OK;
 }
 
-#include "experts.h"
-#include "mla.h"
-#include "route.h"
+static int64_t space(const model *m, int64_t tokens, int64_t threads) {
+    return lay_out(m, tokens, threads, NULL, NULL);
+}
 
 #define JOIN(a, b) a##b
 #define NAMED(variant) JOIN(kernels_, variant)
 #define TEXT(variant) #variant
 #define NAME_OF(variant) TEXT(variant)
 
-const kernels NAMED(VARIANT) = {
-    NAME_OF(VARIANT), rms_norm, linear, rotate, append_latent, mla_decode, route, experts,
-};
+const kernels NAMED(VARIANT) = {NAME_OF(VARIANT), space, forward, logits, product_alone};

@@ -1,33 +1,84 @@
-/* One variant of the kernels: the same source, compiled for one instruction set. */
+/* What Python hands over: a packed model, a batch, a call; and what a variant of the kernels answers.
+ *
+ * The structs are mirrored field by field in structs.py. Every count is an int64_t, every float tensor float32 unless
+ * said otherwise. Nothing here owns memory.
+ */
 #ifndef FATHOM_KERNELS_H
 #define FATHOM_KERNELS_H
 
 #include <stdint.h>
 
+#include "team.h"
+
 enum { OK = 0, OUT_OF_MEMORY = 1, OUT_OF_RANGE = 2 };
+enum { F32 = 0, BF16 = 1, F8 = 2, I8 = 3, I4 = 4 }; /* kinds, as numbered in packing.py */
+
+typedef struct { /* a PackedMatrix: ops/packing.py says what lies where */
+    int64_t kind, rows, columns, group;
+    const void *data, *scale;
+} matrix;
+
+typedef struct { /* gate_proj, up_proj, down_proj of one expert, of the shared experts, or of a dense layer */
+    matrix gate, up, down;
+} mlp;
+
+typedef struct {
+    const float *input_norm, *q_norm, *kv_norm, *post_norm;
+    matrix q_a, kv_a, o;            /* q_a.data is NULL without a query latent */
+    const matrix *q_b, *k_b, *v_b;  /* [heads] */
+    matrix router;                  /* data is NULL in a dense layer, whose feed-forward is `shared` */
+    const float *bias;              /* of the router; NULL if it has none */
+    const mlp *experts;             /* [experts] */
+    mlp shared;                     /* gate.data is NULL without shared experts */
+    const float *embedding_norm, *hidden_norm, *last_norm; /* of an MTP module */
+    matrix join;                                           /* eh_proj, of an MTP module */
+} layer;
+
+typedef struct {
+    int64_t hidden, heads, nope, rope, value, latent, q_rank, vocabulary, layers, modules;
+    int64_t experts, top_k, groups, top_groups, best_two, softmax, normalise;
+    int64_t inner;            /* widest feed-forward: of dense layers and shared experts */
+    int64_t expert_inner;     /* width of a routed expert */
+    int64_t table_positions;  /* rows of cosines and sines */
+    int64_t embedding_kind;   /* F32 or BF16 */
+    float scaling, eps, scale;
+    const layer *layer;       /* [layers + modules]: the main model, then MTP */
+    const void *embedding;    /* [vocabulary, hidden] */
+    const float *cosines, *sines; /* [table_positions, rope / 2] */
+    const float *last_norm;
+    matrix head;
+} model;
+
+typedef struct { /* pages of latents and rotated keys, per layer */
+    void *latent, *rope; /* [layers, pages, page_tokens, latent or rope] */
+    int64_t kind, pages, page_tokens;
+} cache;
+
+typedef struct { /* tokens of all sequences end to end; the new tokens of one follow each other in position */
+    int64_t tokens, sequences, table;
+    const int64_t *positions;  /* [tokens] */
+    const int64_t *lengths;    /* [sequences]: new tokens */
+    const int32_t *pages;      /* [sequences, table] */
+} batch;
+
+typedef struct {
+    int64_t module;           /* -1: the main model; otherwise which MTP module */
+    const int64_t *ids;       /* [tokens]: what to embed */
+    const float *before;      /* [tokens, hidden]: what an MTP module joins the embeddings with */
+    float *hidden;            /* [tokens, hidden]: states after the last norm */
+    int64_t *chosen;          /* NULL, or [layers, tokens, top_k]: the experts chosen, for those who look */
+} call;
 
 typedef struct {
     const char *name;
-    int (*rms_norm)(const void *x, int x_type, int64_t x_stride, const void *weight, int weight_type, void *out,
-                    int64_t rows, int64_t dim, float eps);
-    int (*linear)(const void *x, int x_type, int64_t x_stride, const void *weight, int weight_type, void *out,
-                  int64_t rows, int64_t out_dim, int64_t dim);
-    int (*rotate)(const void *x, int type, int64_t token_stride, int64_t head_stride, const float *cos,
-                  const float *sin, void *out, int64_t tokens, int64_t heads, int64_t half);
-    int (*append_latent)(void *latent_pages, void *rope_pages, int page_type, const void *latent, const void *rope,
-                         int type, int64_t latent_stride, int64_t rope_stride, const int64_t *slots, int64_t tokens,
-                         int64_t latent_dim, int64_t rope_dim, int64_t capacity);
-    int (*mla_decode)(const void *q_latent, const void *q_rope, int q_type, const int64_t *q_strides,
-                      const void *latent_pages, const void *rope_pages, int page_type, const int32_t *page_table,
-                      const int64_t *lengths, void *out, const int64_t *sizes, float scale);
-    int (*route)(const float *affinity, const float *bias, int64_t *ids, float *weights, int64_t tokens,
-                 int64_t experts, int64_t top_k, int64_t groups, int64_t top_groups, int best_two, int normalise,
-                 float scaling);
-    int (*experts)(const void *x, int x_type, const int64_t *ids, const float *weights, const void *gate_up,
-                   const void *down, int weight_type, void *out, int64_t tokens, int64_t slots, int64_t count,
-                   int64_t inner, int64_t dim);
+    int64_t (*space)(const model *m, int64_t tokens, int64_t threads); /* bytes that `forward` works in */
+    int (*forward)(const model *m, const cache *c, const batch *b, const call *what, void *space, team_pool *pool);
+    /* out [rows, head rows padded to 16]; hidden [rows, hidden], normed; space as for `rows` tokens */
+    int (*logits)(const model *m, const float *hidden, int64_t rows, float *out, void *space, team_pool *pool);
+    /* out [rows, m.rows padded to 16] = x [rows, m.columns] times a packed matrix: for checks */
+    int (*product)(const matrix *m, const float *x, int64_t rows, float *out, team_pool *pool);
 } kernels;
 
-extern const kernels kernels_generic, kernels_neon, kernels_avx2, kernels_avx512;
+extern const kernels kernels_generic, kernels_neon, kernels_dotprod, kernels_avx2, kernels_avx512;
 
 #endif

@@ -1,5 +1,7 @@
-/* Sixteen float lanes, however the machine groups them. Every variant adds in the same order, and all but the generic
- * one fuse multiply and add: AVX2, AVX-512 and NEON give the same bits. */
+/* Sixteen float lanes and sixteen integer lanes, however the machine groups them: one for each row of a packed block.
+ *
+ * Every variant adds in the same order, and all but the generic one fuse multiply and add: AVX2, AVX-512 and NEON give
+ * the same bits. A `part` is one register of a block's 16 rows, PARTS of them a block. A variant chooses how many rows and keys its kernels hold in registers, never the order of a sum. */
 #ifndef FATHOM_LANES_H
 #define FATHOM_LANES_H
 
@@ -8,8 +10,6 @@
 
 #define LANES 16
 #define INLINE static inline __attribute__((always_inline))
-
-enum { FLOAT32 = 0, BFLOAT16 = 1 };
 
 INLINE float from_bf16(uint16_t bits) {
     uint32_t wide = (uint32_t)bits << 16;
@@ -25,10 +25,43 @@ INLINE uint16_t to_bf16(float value) { /* to nearest, ties to even; NaN stays Na
     return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
+INLINE float from_half(uint16_t bits) {
+    uint32_t wide = ((uint32_t)(bits & 0x7fffu) << 13) + 0x38000000u, sign = (uint32_t)(bits & 0x8000u) << 16;
+    if ((bits & 0x7c00u) == 0x7c00u) wide += 0x38000000u; /* infinity, NaN */
+    float value;
+    if (!(bits & 0x7c00u)) { /* zero and the smallest numbers: count steps of 2^-24 */
+        value = (float)(bits & 0x3ffu) * 0x1p-24f;
+        memcpy(&wide, &value, sizeof wide);
+    }
+    wide |= sign;
+    memcpy(&value, &wide, sizeof value);
+    return value;
+}
+
 #if defined(__AVX512F__)
 #include <immintrin.h>
-#define TILE_ROWS 4 /* 4 x 4 sums in 32 registers */
+#define TILE_ROWS 8  /* activation rows that share one block of integer weights */
+#define FLOAT_ROWS 8 /* and of floats */
+#define SCORE_ROWS 4
+#define PARTS 1
+#define OFFSET8 128 /* vpdpbusd wants its first factor unsigned: +128, which `dot8` expects to be taken off before */
 typedef __m512 lanes;
+typedef __m512 part;
+typedef __m512i ints;
+INLINE ints ints_set(int32_t x) { return _mm512_set1_epi32(x); }
+INLINE ints ints_add(ints a, ints b) { return _mm512_add_epi32(a, b); }
+INLINE part part_set(float x) { return _mm512_set1_ps(x); }
+INLINE part part_of_ints(ints x) { return _mm512_cvtepi32_ps(x); }
+INLINE part part_load_half(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
+INLINE part part_mul(part a, part b) { return _mm512_mul_ps(a, b); }
+INLINE part part_fma(part a, part b, part c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE void part_store(float *p, part x) { _mm512_storeu_ps(p, x); }
+INLINE lanes lanes_add(lanes a, lanes b) { return _mm512_add_ps(a, b); }
+INLINE void lanes_load_pairs(const uint16_t *p, lanes *even, lanes *odd) { /* bf16: lane i from 2i, and from 2i + 1 */
+    __m512i both = _mm512_loadu_si512(p);
+    *even = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+    *odd = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32((int)0xffff0000u)));
+}
 INLINE lanes lanes_set(float x) { return _mm512_set1_ps(x); }
 INLINE lanes lanes_load(const float *p) { return _mm512_loadu_ps(p); }
 INLINE lanes lanes_load_bf16(const uint16_t *p) {
@@ -37,6 +70,7 @@ INLINE lanes lanes_load_bf16(const uint16_t *p) {
 INLINE void lanes_store(float *p, lanes x) { _mm512_storeu_ps(p, x); }
 INLINE lanes lanes_fma(lanes a, lanes b, lanes c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE lanes lanes_mul(lanes a, lanes b) { return _mm512_mul_ps(a, b); }
+INLINE lanes lanes_max(lanes a, lanes b) { return _mm512_max_ps(a, b); }
 INLINE __m128 fold(lanes x) { /* lane i + 8, then + 4 */
     __m256 y = _mm256_add_ps(_mm512_castps512_ps256(x),
                              _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x), 1)));
@@ -45,8 +79,32 @@ INLINE __m128 fold(lanes x) { /* lane i + 8, then + 4 */
 
 #elif defined(__AVX2__)
 #include <immintrin.h>
-#define TILE_ROWS 1
+#define TILE_ROWS 8
+#define FLOAT_ROWS 4
+#define SCORE_ROWS 4
+#define PARTS 2
+#define OFFSET8 0
 typedef struct { __m256 low, high; } lanes;
+typedef __m256 part;
+typedef __m256i ints;
+INLINE ints ints_set(int32_t x) { return _mm256_set1_epi32(x); }
+INLINE ints ints_add(ints a, ints b) { return _mm256_add_epi32(a, b); }
+INLINE part part_set(float x) { return _mm256_set1_ps(x); }
+INLINE part part_of_ints(ints x) { return _mm256_cvtepi32_ps(x); }
+INLINE part part_load_half(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
+INLINE part part_mul(part a, part b) { return _mm256_mul_ps(a, b); }
+INLINE part part_fma(part a, part b, part c) { return _mm256_fmadd_ps(a, b, c); }
+INLINE void part_store(float *p, part x) { _mm256_storeu_ps(p, x); }
+INLINE lanes lanes_add(lanes a, lanes b) {
+    return (lanes){_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
+}
+INLINE void lanes_load_pairs(const uint16_t *p, lanes *even, lanes *odd) { /* bf16: lane i from 2i, and from 2i + 1 */
+    __m256i low = _mm256_loadu_si256((const void *)p), high = _mm256_loadu_si256((const void *)(p + 16));
+    __m256i upper = _mm256_set1_epi32((int)0xffff0000u);
+    *even = (lanes){_mm256_castsi256_ps(_mm256_slli_epi32(low, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(high, 16))};
+    *odd = (lanes){_mm256_castsi256_ps(_mm256_and_si256(low, upper)),
+                   _mm256_castsi256_ps(_mm256_and_si256(high, upper))};
+}
 INLINE __m256 wide8(const uint16_t *p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), 16));
 }
@@ -60,6 +118,9 @@ INLINE lanes lanes_fma(lanes a, lanes b, lanes c) {
 INLINE lanes lanes_mul(lanes a, lanes b) {
     return (lanes){_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
 }
+INLINE lanes lanes_max(lanes a, lanes b) {
+    return (lanes){_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
+}
 INLINE __m128 fold(lanes x) {
     __m256 y = _mm256_add_ps(x.low, x.high);
     return _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
@@ -67,8 +128,33 @@ INLINE __m128 fold(lanes x) {
 
 #elif defined(__aarch64__)
 #include <arm_neon.h>
-#define TILE_ROWS 1
+#define TILE_ROWS 4
+#define FLOAT_ROWS 4
+#define SCORE_ROWS 4
+#define PARTS 4
+#define OFFSET8 0
 typedef struct { float32x4_t part[4]; } lanes;
+typedef float32x4_t part;
+typedef int32x4_t ints;
+INLINE ints ints_set(int32_t x) { return vdupq_n_s32(x); }
+INLINE ints ints_add(ints a, ints b) { return vaddq_s32(a, b); }
+INLINE part part_set(float x) { return vdupq_n_f32(x); }
+INLINE part part_of_ints(ints x) { return vcvtq_f32_s32(x); }
+INLINE part part_load_half(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+INLINE part part_mul(part a, part b) { return vmulq_f32(a, b); }
+INLINE part part_fma(part a, part b, part c) { return vfmaq_f32(c, a, b); }
+INLINE void part_store(float *p, part x) { vst1q_f32(p, x); }
+INLINE lanes lanes_add(lanes a, lanes b) {
+    for (int i = 0; i < 4; i++) a.part[i] = vaddq_f32(a.part[i], b.part[i]);
+    return a;
+}
+INLINE void lanes_load_pairs(const uint16_t *p, lanes *even, lanes *odd) { /* bf16: lane i from 2i, and from 2i + 1 */
+    for (int i = 0; i < 4; i++) {
+        uint32x4_t both = vreinterpretq_u32_u16(vld1q_u16(p + 8 * i));
+        even->part[i] = vreinterpretq_f32_u32(vshlq_n_u32(both, 16));
+        odd->part[i] = vreinterpretq_f32_u32(vandq_u32(both, vdupq_n_u32(0xffff0000u)));
+    }
+}
 INLINE lanes lanes_set(float x) {
     float32x4_t y = vdupq_n_f32(x);
     return (lanes){{y, y, y, y}};
@@ -91,6 +177,10 @@ INLINE lanes lanes_mul(lanes a, lanes b) {
     for (int i = 0; i < 4; i++) a.part[i] = vmulq_f32(a.part[i], b.part[i]);
     return a;
 }
+INLINE lanes lanes_max(lanes a, lanes b) {
+    for (int i = 0; i < 4; i++) a.part[i] = vmaxq_f32(a.part[i], b.part[i]);
+    return a;
+}
 INLINE void reduce4(const lanes x[4], float out[4]) {
     for (int i = 0; i < 4; i++) {
         float32x4_t y = vaddq_f32(vaddq_f32(x[i].part[0], x[i].part[2]), vaddq_f32(x[i].part[1], x[i].part[3]));
@@ -100,7 +190,28 @@ INLINE void reduce4(const lanes x[4], float out[4]) {
 
 #else
 #define TILE_ROWS 1
+#define FLOAT_ROWS 1
+#define SCORE_ROWS 4
+#define PARTS 16
+#define OFFSET8 0
 typedef struct { float lane[LANES]; } lanes;
+typedef float part;
+typedef int32_t ints;
+INLINE ints ints_set(int32_t x) { return x; }
+INLINE ints ints_add(ints a, ints b) { return a + b; }
+INLINE part part_set(float x) { return x; }
+INLINE part part_of_ints(ints x) { return (float)x; }
+INLINE part part_load_half(const uint16_t *p) { return from_half(*p); }
+INLINE part part_mul(part a, part b) { return a * b; }
+INLINE part part_fma(part a, part b, part c) { return c + a * b; }
+INLINE void part_store(float *p, part x) { *p = x; }
+INLINE lanes lanes_add(lanes a, lanes b) {
+    for (int i = 0; i < LANES; i++) a.lane[i] += b.lane[i];
+    return a;
+}
+INLINE void lanes_load_pairs(const uint16_t *p, lanes *even, lanes *odd) { /* bf16: lane i from 2i, and from 2i + 1 */
+    for (int i = 0; i < LANES; i++) even->lane[i] = from_bf16(p[2 * i]), odd->lane[i] = from_bf16(p[2 * i + 1]);
+}
 INLINE lanes lanes_set(float x) {
     lanes y;
     for (int i = 0; i < LANES; i++) y.lane[i] = x;
@@ -125,6 +236,10 @@ INLINE lanes lanes_mul(lanes a, lanes b) {
     for (int i = 0; i < LANES; i++) a.lane[i] *= b.lane[i];
     return a;
 }
+INLINE lanes lanes_max(lanes a, lanes b) {
+    for (int i = 0; i < LANES; i++) a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
+    return a;
+}
 INLINE void reduce4(const lanes x[4], float out[4]) {
     for (int i = 0; i < 4; i++) {
         float y[4];
@@ -146,16 +261,19 @@ INLINE void reduce4(const lanes x[4], float out[4]) {
 }
 #endif
 
-INLINE lanes load(const void *row, int type, int64_t at) {
-    return type == FLOAT32 ? lanes_load((const float *)row + at) : lanes_load_bf16((const uint16_t *)row + at);
+/* The largest lane. */
+INLINE float lanes_top(lanes x) {
+    float held[LANES];
+    lanes_store(held, x);
+    for (int width = LANES / 2; width; width /= 2)
+        for (int i = 0; i < width; i++) held[i] = held[i] > held[i + width] ? held[i] : held[i + width];
+    return held[0];
 }
 
 /* The last n < 16 values of a row, the other lanes 0. */
-INLINE lanes load_tail(const void *row, int type, int64_t at, int64_t n) {
+INLINE lanes load_tail(const float *x, int64_t n) {
     float held[LANES] = {0};
-    for (int64_t i = 0; i < n; i++) {
-        held[i] = type == FLOAT32 ? ((const float *)row)[at + i] : from_bf16(((const uint16_t *)row)[at + i]);
-    }
+    for (int64_t i = 0; i < n; i++) held[i] = x[i];
     return lanes_load(held);
 }
 

@@ -1,269 +1,268 @@
-"""Load the compiled kernels, check them against the reference, and wrap them as ops.
-
-What a kernel does not take (another dtype, a strange layout) goes to the reference, said once. E4M3 weights and many
-rows go there too: torch's matrix products are faster for those (benchmarks/results/decode_ops.json).
-"""
+"""Load the compiled kernels, check them against the definition, and run packed models with them."""
 
 from __future__ import annotations
 
 import ctypes
-import logging
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from fathom.ops import reference
-from fathom.ops.cpu import build
+from fathom.config import ModelConfig
+from fathom.cost import mtp_layers
+from fathom.ops.cpu import build, structs
+from fathom.ops.packed import Weights
+from fathom.ops.packing import BLOCK_ROWS, KINDS, PackedMatrix, pack, pack_f8, unpack
 
-log = logging.getLogger(__name__)
-
-ABI_VERSION = 1  # select.c holds the same number
-TYPES = {torch.float32: 0, torch.bfloat16: 1}
-# From so many rows on the reference serves: torch has the faster matrix products (benchmarks/results/decode_ops.json).
-MANY_ROWS = {
-    ("linear", torch.float32): 32, ("linear", torch.bfloat16): 8,
-    ("experts", torch.float32): 64, ("experts", torch.bfloat16): 64,
-}  # fmt: skip
-
-_P, _I, _L, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
-SIGNATURES: dict[str, tuple[Any, ...]] = {  # in the order of `kernels` in kernels.h
-    "rms_norm": (_P, _I, _L, _P, _I, _P, _L, _L, _F),
-    "linear": (_P, _I, _L, _P, _I, _P, _L, _L, _L),
-    "rotate": (_P, _I, _L, _L, _P, _P, _P, _L, _L, _L),
-    "append_latent": (_P, _P, _I, _P, _P, _I, _L, _L, _P, _L, _L, _L, _L),
-    "mla_decode": (_P, _P, _I, _P, _P, _P, _I, _P, _P, _P, _P, _F),
-    "route": (_P, _P, _P, _P, _L, _L, _L, _L, _L, _I, _I, _F),
-    "experts": (_P, _I, _P, _P, _P, _P, _I, _P, _L, _L, _L, _L, _L),
-}
+TYPES = {torch.float32: 0, torch.bfloat16: 1}  # F32 and BF16 of kernels.h
 
 
-class _Kernels(ctypes.Structure):
-    """`kernels` of kernels.h: a variant's name and its functions. Calls release the GIL."""
+class Library:
+    """One variant of the kernels, and teams of threads to run it."""
 
-    _fields_ = [("name", ctypes.c_char_p), *((op, ctypes.CFUNCTYPE(_I, *types)) for op, types in SIGNATURES.items())]
+    def __init__(self, path: Path, variant: str = "") -> None:
+        """Raises Unavailable if the library does not fit this code or the variant cannot run here."""
+        library = ctypes.CDLL(str(path))
+        version = library.fathom_abi_version()
+        if version != structs.ABI_VERSION:
+            raise build.Unavailable(f"{path} speaks ABI {version}, this code {structs.ABI_VERSION}; delete it")
+        library.fathom_kernels.restype = ctypes.POINTER(structs.Kernels)
+        library.fathom_kernels.argtypes = (ctypes.c_char_p,)
+        found = library.fathom_kernels(variant.encode())
+        if not found:
+            raise build.Unavailable(f"this processor or this build has no {variant} kernels")
+        self.kernels = found.contents
+        self.name: str = self.kernels.name.decode()
+        library.team_open.restype = ctypes.c_void_p
+        library.team_open.argtypes = (ctypes.c_int64,)
+        library.team_close.restype = None
+        library.team_close.argtypes = (ctypes.c_void_p,)
+        self._library = library
+        self.path = path
 
+    def open_team(self, threads: int) -> int:
+        """A team of `threads`, the caller among them; close it with `close_team`."""
+        team = self._library.team_open(threads)
+        if not team:
+            raise MemoryError(f"no team of {threads} threads could be started")
+        return int(team)
 
-def load() -> dict[str, Callable[..., Any]]:
-    """The ops of the best variant this processor runs, once they agree with the reference."""
-    ops = open_library(build.ensure()).ops()
-    check(ops)
-    return ops
+    def close_team(self, team: int) -> None:
+        self._library.team_close(team)
 
+    def product(self, matrix: PackedMatrix, x: Tensor, threads: int = 1) -> Tensor:
+        """`x` [rows, columns] times a packed matrix, float32 [rows, matrix.rows]."""
+        x = x.float().contiguous()
+        out = torch.empty(x.shape[0], -(-matrix.rows // BLOCK_ROWS) * BLOCK_ROWS)
+        team = self.open_team(threads)
+        try:
+            must(self.kernels.product(_matrix(matrix), x.data_ptr(), x.shape[0], out.data_ptr(), team))
+        finally:
+            self.close_team(team)
+        return out[:, : matrix.rows]
 
-def open_library(path: Path, variant: str = "") -> Native:
-    """The kernels in a library; "" asks for the best variant. Raises Unavailable if it does not fit or cannot run."""
-    library = ctypes.CDLL(str(path))
-    version = library.fathom_abi_version()
-    if version != ABI_VERSION:
-        raise build.Unavailable(f"{path} speaks ABI {version}, this code {ABI_VERSION}; delete it")
-    library.fathom_kernels.restype = ctypes.POINTER(_Kernels)
-    library.fathom_kernels.argtypes = (ctypes.c_char_p,)
-    found = library.fathom_kernels(variant.encode())
-    if not found:
-        raise build.Unavailable(f"this processor or this build has no {variant} kernels")
-    return Native(found.contents)
+    def prepare(self, matrix: PackedMatrix, x: Tensor, team: int) -> Callable[[], None]:
+        """A product to run again and again, as in `product`, at the cost of one call; for timing."""
+        out = torch.empty(x.shape[0], -(-matrix.rows // BLOCK_ROWS) * BLOCK_ROWS)
+        described, product = _matrix(matrix), self.kernels.product
 
+        def run() -> None:
+            must(product(described, x.data_ptr(), x.shape[0], out.data_ptr(), team))
 
-@cache
-def _decline(op: str, why: str) -> None:
-    log.warning("%s: reference (%s)", op, why)
-
-
-def _must(op: str, code: int) -> None:
-    if code == 1:
-        raise MemoryError(f"{op}: no memory for its working space")
-    if code:
-        raise IndexError(f"{op}: a slot, page or length lies outside the cache")
-
-
-class Native:
-    """One variant's kernels behind the signatures of fathom/ops/__init__.py."""
-
-    def __init__(self, kernels: _Kernels) -> None:
-        self.name = kernels.name.decode()
-        self.many_rows = MANY_ROWS
-        self._call = {op: getattr(kernels, op) for op in SIGNATURES}
-
-    def ops(self) -> dict[str, Callable[..., Any]]:
-        return {op: getattr(self, op) for op in SIGNATURES}
-
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        x_type, weight_type = TYPES.get(x.dtype), TYPES.get(weight.dtype)
-        if x_type is None or weight_type is None:
-            _decline("rms_norm", f"x is {x.dtype}, weight {weight.dtype}")
-            return reference.rms_norm(x, weight, eps)
-        x, weight = x.contiguous(), weight.contiguous()
-        dim = weight.shape[0]
-        assert x.shape[-1] == dim, f"x has {x.shape[-1]} values a row, weight {dim}"
-        out = torch.empty_like(x)
-        self._call["rms_norm"](
-            x.data_ptr(), x_type, dim, weight.data_ptr(), weight_type, out.data_ptr(), x.numel() // dim, dim, eps
-        )
-        return out
-
-    def linear(self, x: Tensor, weight: Tensor, scale: Tensor | None = None) -> Tensor:
-        kinds = _kinds("linear", x, weight) if scale is None else None
-        if kinds is None or x.dim() != 2 or x.shape[0] >= self.many_rows["linear", x.dtype]:
-            return reference.linear(x, weight, scale)
-        x, weight = x if x.stride(1) == 1 else x.contiguous(), weight.contiguous()
-        rows, dim = x.shape
-        assert weight.shape[1] == dim, f"x has {dim} values a row, weight {weight.shape[1]}"
-        out = torch.empty(rows, weight.shape[0], dtype=x.dtype)
-        code = self._call["linear"](
-            x.data_ptr(), kinds[0], x.stride(0), weight.data_ptr(), kinds[1], out.data_ptr(), rows, weight.shape[0], dim
-        )
-        _must("linear", code)
-        return out
-
-    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        kind = TYPES.get(x.dtype)
-        if kind is None or cos.dtype != torch.float32 or x.stride(2) != 1:
-            _decline("rotate", f"x is {x.dtype}, cos {cos.dtype}, or a head is not contiguous")
-            return reference.rotate(x, cos, sin)
-        tokens, heads, rope = x.shape
-        assert cos.shape == sin.shape == (tokens, rope // 2), "cos and sin hold half a head's width for each token"
-        cos, sin = cos.contiguous(), sin.contiguous()
-        out = torch.empty(x.shape, dtype=x.dtype)
-        self._call["rotate"](
-            x.data_ptr(), kind, x.stride(0), x.stride(1), cos.data_ptr(), sin.data_ptr(), out.data_ptr(),
-            tokens, heads, rope // 2,
-        )  # fmt: skip
-        return out
-
-    def append_latent(
-        self, latent_pages: Tensor, rope_pages: Tensor, latent: Tensor, rope: Tensor, slots: Tensor
-    ) -> None:
-        page_kind, kind = TYPES.get(latent_pages.dtype), TYPES.get(latent.dtype)
-        plain = latent_pages.is_contiguous() and rope_pages.is_contiguous() and slots.is_contiguous()
-        same = latent_pages.dtype == rope_pages.dtype and latent.dtype == rope.dtype and slots.dtype == torch.int64
-        rows = latent.stride(1) == rope.stride(1) == 1
-        if page_kind is None or kind is None or not (plain and same and rows):
-            _decline("append_latent", f"pages are {latent_pages.dtype}, latents {latent.dtype}, or are not contiguous")
-            return reference.append_latent(latent_pages, rope_pages, latent, rope, slots)
-        tokens = slots.shape[0]
-        assert len(latent) == len(rope) == tokens, "one latent, one rotated key and one slot for each token"
-        code = self._call["append_latent"](
-            latent_pages.data_ptr(), rope_pages.data_ptr(), page_kind, latent.data_ptr(), rope.data_ptr(), kind,
-            latent.stride(0), rope.stride(0), slots.data_ptr(), tokens, latent.shape[1], rope.shape[1],
-            latent_pages.shape[0] * latent_pages.shape[1],
-        )  # fmt: skip
-        _must("append_latent", code)
-
-    def mla_decode(
-        self, q_latent: Tensor, q_rope: Tensor, latent_pages: Tensor, rope_pages: Tensor, page_table: Tensor,
-        lengths: Sequence[int], scale: float,
-    ) -> Tensor:  # fmt: skip
-        kind, page_kind = TYPES.get(q_latent.dtype), TYPES.get(latent_pages.dtype)
-        plain = latent_pages.is_contiguous() and rope_pages.is_contiguous()
-        same = latent_pages.dtype == rope_pages.dtype and q_latent.dtype == q_rope.dtype
-        if kind is None or page_kind is None or not (plain and same and q_latent.stride(2) == q_rope.stride(2) == 1):
-            _decline("mla_decode", f"queries are {q_latent.dtype}, pages {latent_pages.dtype}, or are not contiguous")
-            return reference.mla_decode(q_latent, q_rope, latent_pages, rope_pages, page_table, lengths, scale)
-        sequences, heads, latent = q_latent.shape
-        pages, page_tokens, _ = latent_pages.shape
-        assert len(lengths) == len(page_table) == sequences, "one length and one row of the page table a sequence"
-        assert latent_pages.shape[2] == latent and rope_pages.shape[2] == q_rope.shape[2], "queries are as wide as keys"
-        table = page_table.to(torch.int32).contiguous()
-        strides = (_L * 4)(q_latent.stride(0), q_latent.stride(1), q_rope.stride(0), q_rope.stride(1))
-        sizes = (_L * 7)(sequences, heads, latent, q_rope.shape[2], page_tokens, pages, table.shape[1])
-        out = torch.empty(sequences, heads, latent, dtype=q_latent.dtype)
-        code = self._call["mla_decode"](
-            q_latent.data_ptr(), q_rope.data_ptr(), kind, strides, latent_pages.data_ptr(), rope_pages.data_ptr(),
-            page_kind, table.data_ptr(), (_L * sequences)(*lengths), out.data_ptr(), sizes, scale,
-        )  # fmt: skip
-        _must("mla_decode", code)
-        return out
-
-    def route(
-        self, affinity: Tensor, bias: Tensor | None, *, top_k: int, n_group: int, topk_group: int, group_score: str,
-        normalise: bool, scaling: float,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        rule: dict[str, Any] = {
-            "top_k": top_k, "n_group": n_group, "topk_group": topk_group, "group_score": group_score,
-            "normalise": normalise, "scaling": scaling,
-        }  # fmt: skip
-        if affinity.dtype != torch.float32 or affinity.dim() != 2 or (bias is not None and bias.dtype != torch.float32):
-            _decline("route", f"affinity is {affinity.dtype}, or not a matrix, or the bias is not float32")
-            return reference.route(affinity, bias, **rule)
-        tokens, count = affinity.shape
-        groups = max(n_group, 1)
-        assert top_k <= count and topk_group <= groups and count % groups == 0, "the groups do not divide the experts"
-        affinity = affinity.contiguous()
-        bias = None if bias is None else bias.contiguous()
-        ids = torch.empty(tokens, top_k, dtype=torch.int64)
-        weights = torch.empty(tokens, top_k, dtype=torch.float32)
-        code = self._call["route"](
-            affinity.data_ptr(), None if bias is None else bias.data_ptr(), ids.data_ptr(), weights.data_ptr(),
-            tokens, count, top_k, groups, topk_group, group_score == "top2", normalise, scaling,
-        )  # fmt: skip
-        _must("route", code)
-        return ids, weights
-
-    def experts(
-        self, x: Tensor, ids: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor,
-        gate_up_scale: Tensor | None = None, down_scale: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
-        kinds = _kinds("experts", x, gate_up) if gate_up_scale is None else None
-        if kinds is None or x.shape[0] >= self.many_rows["experts", x.dtype]:
-            return reference.experts(x, ids, weights, gate_up, down, gate_up_scale, down_scale)
-        assert down.dtype == gate_up.dtype, "the weights of an expert have one dtype"
-        gate_up, down, ids = gate_up.contiguous(), down.contiguous(), ids.long()
-        count, _, inner, dim = gate_up.shape
-        assert down.shape == (count, dim, inner) and x.shape[1] == dim and ids.shape == weights.shape, "shapes disagree"
-        x, ids, weights = x.contiguous(), ids.contiguous(), weights.float().contiguous()
-        out = torch.empty(x.shape, dtype=x.dtype)
-        code = self._call["experts"](
-            x.data_ptr(), kinds[0], ids.data_ptr(), weights.data_ptr(), gate_up.data_ptr(), down.data_ptr(), kinds[1],
-            out.data_ptr(), x.shape[0], ids.shape[1], count, inner, dim,
-        )  # fmt: skip
-        _must("experts", code)
-        return out
+        return run
 
 
-def _kinds(op: str, x: Tensor, weight: Tensor) -> tuple[int, int] | None:
-    """Type codes of activations and weights; None, said once, if the kernels do not multiply these two."""
-    x_type, weight_type = TYPES.get(x.dtype), TYPES.get(weight.dtype)
-    # bf16 rows on fp32 weights: the reference rounds the weights to bf16 first, as in training.
-    if x_type is None or weight_type is None or (x_type, weight_type) == (1, 0):
-        _decline(op, f"x is {x.dtype}, weight {weight.dtype}")
-        return None
-    return x_type, weight_type
+def load() -> Library:
+    """The best variant this processor runs, once it agrees with the definition."""
+    library = Library(build.ensure())
+    check(library)
+    return library
 
 
-def check(ops: dict[str, Callable[..., Any]]) -> None:
-    """Compare every op with the reference on tiny inputs; raises Unavailable naming the first that differs."""
+def check(library: Library) -> None:
+    """Compare a product of every kind with torch's; raises Unavailable naming the first that differs."""
     draw = torch.Generator().manual_seed(1)
+    weight = torch.randn(40, 200, generator=draw)
+    x = torch.randn(11, 200, generator=draw)
+    f8 = pack_f8(weight.to(torch.float8_e4m3fn), torch.rand(1, 2, generator=draw) + 0.5)
+    for packed in (pack(weight, "f32"), pack(weight, "bf16"), f8, pack(weight, "i8"), pack(weight, "i4")):
+        expected = rounded(x, packed) @ unpack(packed).T
+        if not torch.allclose(library.product(packed, x), expected, rtol=1e-4, atol=1e-4):
+            raise build.Unavailable(f"{packed.kind} products differ: the kernels were compiled wrongly")
 
-    def random(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=draw)
 
-    x, ids = random(3, 40), torch.tensor([[0, 2], [1, -1], [2, 0]])
-    angle, pages = random(3, 4), (random(4, 8, 24), random(4, 8, 8))
-    table, slots = torch.tensor([[1, 0], [3, 2], [0, 1]], dtype=torch.int32), torch.tensor([5, 0, 31])
-    rule = {"top_k": 3, "n_group": 4, "topk_group": 2, "group_score": "top2", "normalise": True, "scaling": 2.5}
-    cases: dict[str, tuple[Any, ...]] = {
-        "rms_norm": (x, random(40), 1e-6),
-        "linear": (x, random(6, 40)),
-        "rotate": (random(3, 2, 8), angle.cos(), angle.sin()),
-        "append_latent": (random(3, 24), random(3, 8), slots),
-        "mla_decode": (random(3, 5, 24), random(3, 5, 8), *pages, table, (13, 1, 16), 0.3),
-        "route": (random(3, 16).sigmoid(), random(16)),
-        "experts": (x, ids, random(3, 2), random(3, 2, 20, 40), random(3, 40, 20)),
-    }
-    for op, arguments in cases.items():
-        results = []
-        for answer in (ops[op], getattr(reference, op)):
-            if op == "append_latent":
-                held = tuple(t.clone() for t in pages)
-                answer(*held, *arguments)
-                results.append(held)
-            else:
-                result = answer(*arguments, **(rule if op == "route" else {}))
-                results.append(result if isinstance(result, tuple) else (result,))
-        for ours, theirs in zip(*results, strict=True):
-            if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4):
-                raise build.Unavailable(f"{op} differs from the reference: the kernels were compiled wrongly")
+def rounded(x: Tensor, matrix: PackedMatrix) -> Tensor:
+    """Activations as the kernels see them: rounded to 8 bits per group where the weights are quantised."""
+    if matrix.kind not in ("i8", "i4"):
+        return x
+    padded = torch.nn.functional.pad(x, (0, -x.shape[1] % matrix.group)).unflatten(1, (-1, matrix.group))
+    peak = padded.abs().amax(-1, keepdim=True)
+    levels = (padded * (127.0 / peak).where(peak > 0, 0.0)).round()
+    return (levels * (peak / 127.0)).flatten(1)[:, : x.shape[1]]
+
+
+def must(code: int) -> None:
+    if code == 1:
+        raise MemoryError("the kernels got no memory for their working space")
+    if code:
+        raise IndexError("a token id, position or page lies outside the model or its cache")
+
+
+class NativeModel:
+    """fathom.ops.packed.PackedModel by the kernels of one library."""
+
+    def __init__(
+        self, config: ModelConfig, weights: Weights, turn: tuple[Tensor, Tensor], threads: int, library: Library
+    ) -> None:
+        """turn: cosines and sines, float32 [positions, rope / 2]."""
+        self.library, self.threads, self.name = library, threads, library.name
+        self._held: list[object] = [weights, turn]  # what the structs point to
+        self._model = self._describe(config, weights, turn)
+        self._hidden, self._padded = config.hidden_size, -(-config.vocab_size // BLOCK_ROWS) * BLOCK_ROWS
+        self._vocabulary = config.vocab_size
+        self._space = torch.empty(0, dtype=torch.uint8)
+        self._tokens = 0
+        self._team = library.open_team(threads)
+
+    def __del__(self) -> None:
+        team = getattr(self, "_team", 0)
+        if team:
+            self.library.close_team(team)
+
+    def space_bytes(self, tokens: int) -> int:
+        return int(self.library.kernels.space(self._model, tokens, self.threads))
+
+    def forward(
+        self, ids: Tensor, positions: Tensor, lengths: Sequence[int], table: Tensor, latent: Tensor, rope: Tensor,
+        *, module: int = -1, before: Tensor | None = None, chosen: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        tokens = ids.shape[0]
+        self._reserve(tokens)
+        hidden = torch.empty(tokens, self._hidden)
+        each = (ctypes.c_int64 * len(lengths))(*lengths)
+        cache = structs.Cache(latent.data_ptr(), rope.data_ptr(), TYPES[latent.dtype], *latent.shape[1:3])
+        batch = structs.Batch(
+            tokens, len(lengths), table.shape[1], positions.data_ptr(), ctypes.addressof(each), table.data_ptr()
+        )
+        call = structs.Call(
+            module, ids.data_ptr(), None if before is None else before.data_ptr(), hidden.data_ptr(),
+            None if chosen is None else chosen.data_ptr(),
+        )  # fmt: skip
+        must(self.library.kernels.forward(self._model, cache, batch, call, self._space.data_ptr(), self._team))
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        hidden = hidden.contiguous()
+        rows = hidden.shape[0]
+        self._reserve(rows)
+        out = torch.empty(rows, self._padded)
+        kernels = self.library.kernels
+        must(
+            kernels.logits(
+                self._model, hidden.data_ptr(), rows, out.data_ptr(), self._space.data_ptr(), self._team
+            )
+        )
+        return out[:, : self._vocabulary]
+
+    def _reserve(self, tokens: int) -> None:
+        if tokens > self._tokens:
+            self._space = torch.empty(self.space_bytes(tokens) + 64, dtype=torch.uint8)
+            self._tokens = tokens
+
+    # -- the model as structs --------------------------------------------------------------------------------------
+
+    def _describe(self, config: ModelConfig, weights: Weights, turn: tuple[Tensor, Tensor]) -> structs.Model:
+        modules = len(mtp_layers(config)) if f"model.layers.{config.num_hidden_layers}.eh_proj.weight" in weights else 0
+        grouped = config.topk_method != "greedy"
+        embedding = weights["model.embed_tokens.weight"]
+        assert isinstance(embedding, Tensor), "the embedding is a plain table"
+        layers = (structs.Layer * (config.num_hidden_layers + modules))(
+            *(self._layer(config, i, weights) for i in range(config.num_hidden_layers + modules))
+        )
+        shared = config.moe_intermediate_size * (config.n_shared_experts or 0)
+        dense = any(not config.is_moe(i) for i in range(config.num_hidden_layers))
+        return structs.Model(
+            hidden=config.hidden_size, heads=config.num_attention_heads, nope=config.qk_nope_head_dim,
+            rope=config.qk_rope_head_dim, value=config.v_head_dim, latent=config.kv_lora_rank,
+            q_rank=config.q_lora_rank or 0, vocabulary=config.vocab_size, layers=config.num_hidden_layers,
+            modules=modules, experts=config.n_routed_experts, top_k=config.num_experts_per_tok,
+            groups=config.n_group if grouped else 1, top_groups=config.topk_group if grouped else 1,
+            best_two=config.topk_method == "noaux_tc", softmax=config.scoring_func == "softmax",
+            normalise=config.norm_topk_prob and config.num_experts_per_tok > 1,
+            inner=max(shared, config.intermediate_size if dense else 0), expert_inner=config.moe_intermediate_size,
+            table_positions=turn[0].shape[0], embedding_kind=TYPES[embedding.dtype],
+            scaling=config.routed_scaling_factor, eps=config.rms_norm_eps, scale=config.softmax_scale,
+            layer=layers, embedding=embedding.data_ptr(), cosines=turn[0].data_ptr(), sines=turn[1].data_ptr(),
+            last_norm=self._vector(weights, "model.norm.weight"), head=_found(weights, "lm_head.weight"),
+        )  # fmt: skip
+
+    def _layer(self, config: ModelConfig, index: int, weights: Weights) -> structs.Layer:
+        prefix = f"model.layers.{index}."
+        attention = prefix + "self_attn."
+        query = "q_b_proj" if config.q_lora_rank else "q_proj"
+        made = structs.Layer(
+            input_norm=self._vector(weights, prefix + "input_layernorm.weight"),
+            post_norm=self._vector(weights, prefix + "post_attention_layernorm.weight"),
+            kv_norm=self._vector(weights, attention + "kv_a_layernorm.weight"),
+            kv_a=_found(weights, attention + "kv_a_proj_with_mqa.weight"),
+            o=_found(weights, attention + "o_proj.weight"),
+            q_b=self._heads(config, weights, attention + query),
+            k_b=self._heads(config, weights, attention + "k_b_proj"),
+            v_b=self._heads(config, weights, attention + "v_b_proj"),
+        )
+        if config.q_lora_rank:
+            made.q_norm = self._vector(weights, attention + "q_a_layernorm.weight")
+            made.q_a = _found(weights, attention + "q_a_proj.weight")
+        if config.is_moe(index):
+            self._add_experts(made, config, prefix + "mlp.", weights)
+        else:
+            made.shared = _mlp(weights, prefix + "mlp.")
+        if index >= config.num_hidden_layers:
+            made.embedding_norm = self._vector(weights, prefix + "enorm.weight")
+            made.hidden_norm = self._vector(weights, prefix + "hnorm.weight")
+            made.last_norm = self._vector(weights, prefix + "shared_head.norm.weight")
+            made.join = _found(weights, prefix + "eh_proj.weight")
+        return made
+
+    def _add_experts(self, made: structs.Layer, config: ModelConfig, prefix: str, weights: Weights) -> None:
+        made.router = _found(weights, prefix + "gate.weight")
+        if config.topk_method == "noaux_tc":
+            made.bias = self._vector(weights, prefix + "gate.e_score_correction_bias")
+        if config.n_shared_experts:
+            made.shared = _mlp(weights, prefix + "shared_experts.")
+        made.experts = (structs.Mlp * config.n_routed_experts)(
+            *(_mlp(weights, f"{prefix}experts.{e}.") for e in range(config.n_routed_experts))
+        )
+
+    def _heads(self, config: ModelConfig, weights: Weights, name: str) -> ctypes.Array[structs.Matrix]:
+        stack = weights[name + ".weight"]
+        assert isinstance(stack, PackedMatrix), f"{name} is packed"
+        size = stack.data.shape[0] // config.num_attention_heads
+        parts = [stack.blocks(h * size, (h + 1) * size) for h in range(config.num_attention_heads)]
+        return (structs.Matrix * len(parts))(*map(_matrix, parts))
+
+    def _vector(self, weights: Weights, name: str) -> int:
+        value = weights[name]
+        assert isinstance(value, Tensor), f"{name} is a plain vector"
+        value = value.float().contiguous()
+        self._held.append(value)
+        return value.data_ptr()
+
+
+def _found(weights: Weights, name: str) -> structs.Matrix:
+    matrix = weights[name]
+    assert isinstance(matrix, PackedMatrix), f"{name} is packed"
+    return _matrix(matrix)
+
+
+def _matrix(matrix: PackedMatrix) -> structs.Matrix:
+    assert matrix.data.is_contiguous() and (matrix.scale is None or matrix.scale.is_contiguous()), "packed, not strided"
+    scale = None if matrix.scale is None else matrix.scale.data_ptr()
+    return structs.Matrix(
+        KINDS.index(matrix.kind), matrix.rows, matrix.columns, matrix.group, matrix.data.data_ptr(), scale
+    )
+
+
+def _mlp(weights: Weights, prefix: str) -> structs.Mlp:
+    return structs.Mlp(*(_found(weights, f"{prefix}{part}_proj.weight") for part in ("gate", "up", "down")))

@@ -1,17 +1,24 @@
-/* The router's choice: experts by affinity + bias inside the best groups, weights by affinity alone. */
+/* The router's choice: experts by affinity + bias inside the best groups, weights by affinity alone.
+ * DeepSeek-V3, eq. 12-16; group scores and the mask as in the released model code. */
+#ifndef FATHOM_ROUTE_H
+#define FATHOM_ROUTE_H
+
+#include "space.h"
+
+#define MOST_EXPERTS 1024 /* of one layer; packed.py refuses more */
 
 /* NaN counts as the largest, as in a descending sort of torch; equal scores go to the lower id. */
 INLINE int ahead(float a, float b) { return a > b || (a != a && b == b); }
 
 /* The place of the best score that is not taken; the lowest one if they tie. */
-INLINE int64_t best_of(const float *score, const unsigned char *taken, int64_t n) {
+static int64_t best_of(const float *score, const unsigned char *taken, int64_t n) {
     int64_t best = -1;
     for (int64_t i = 0; i < n; i++)
         if (!taken[i] && (best < 0 || ahead(score[i], score[best]))) best = i;
     return best;
 }
 
-INLINE float score_group(const float *choice, int64_t n, int best_two) {
+static float score_group(const float *choice, int64_t n, int64_t best_two) {
     float first = -INFINITY, second = -INFINITY;
     for (int64_t i = 0; i < n; i++) {
         if (ahead(choice[i], first)) second = first, first = choice[i];
@@ -20,32 +27,34 @@ INLINE float score_group(const float *choice, int64_t n, int best_two) {
     return best_two ? first + second : first;
 }
 
-static int route(const float *affinity, const float *bias, int64_t *ids, float *weights, int64_t tokens,
-                 int64_t experts, int64_t top_k, int64_t groups, int64_t top_groups, int best_two, int normalise,
-                 float scaling) {
-    int64_t held = experts / groups;
-    float *choice = malloc((size_t)(experts + groups) * (sizeof(float) + 1));
-    if (!choice) return OUT_OF_MEMORY;
-    float *group = choice + experts;
-    unsigned char *taken = (unsigned char *)(group + groups), *kept = taken + experts;
-    for (int64_t t = 0; t < tokens; t++, affinity += experts, ids += top_k, weights += top_k) {
-        for (int64_t e = 0; e < experts; e++) choice[e] = bias ? affinity[e] + bias[e] : affinity[e];
-        memset(taken, 0, (size_t)(experts + groups));
-        if (groups > 1) {
-            for (int64_t g = 0; g < groups; g++) group[g] = score_group(choice + g * held, held, best_two);
-            for (int64_t i = 0; i < top_groups; i++) kept[best_of(group, kept, groups)] = 1;
-            for (int64_t e = 0; e < experts; e++) choice[e] = kept[e / held] ? choice[e] : -INFINITY;
-        }
-        for (int64_t i = 0; i < top_k; i++) {
-            ids[i] = best_of(choice, taken, experts);
-            taken[ids[i]] = 1;
-            weights[i] = affinity[ids[i]];
-        }
-        float sum = 0.0f; /* in the order of ids: the same experts weigh the same in whatever order they were chosen */
-        for (int64_t e = 0; e < experts; e++) sum += taken[e] ? affinity[e] : 0.0f;
-        float over = normalise ? sum + 1e-20f : 1.0f;
-        for (int64_t i = 0; i < top_k; i++) weights[i] = weights[i] / over * scaling;
+/* Logits of one token -> sigmoid (V3) or softmax (V2), in place. */
+static void to_affinity(float *logit, int64_t n, int64_t softmax) {
+    if (!softmax) {
+        for (int64_t e = 0; e < n; e++) logit[e] = 1.0f / (1.0f + exponential(-logit[e]));
+        return;
     }
-    free(choice);
-    return OK;
+    float top = logit[0], sum = 0.0f;
+    for (int64_t e = 1; e < n; e++) top = logit[e] > top ? logit[e] : top;
+    for (int64_t e = 0; e < n; e++) sum += logit[e] = exponential(logit[e] - top);
+    for (int64_t e = 0; e < n; e++) logit[e] /= sum;
 }
+
+/* ids in descending order of choice score. */
+static void route(const model *m, const float *affinity, const float *bias, int64_t *ids, float *weights) {
+    int64_t held = m->experts / m->groups;
+    float choice[MOST_EXPERTS], group[MOST_EXPERTS];
+    unsigned char taken[MOST_EXPERTS] = {0}, kept[MOST_EXPERTS] = {0};
+    for (int64_t e = 0; e < m->experts; e++) choice[e] = bias ? affinity[e] + bias[e] : affinity[e];
+    if (m->groups > 1) {
+        for (int64_t g = 0; g < m->groups; g++) group[g] = score_group(choice + g * held, held, m->best_two);
+        for (int64_t i = 0; i < m->top_groups; i++) kept[best_of(group, kept, m->groups)] = 1;
+        for (int64_t e = 0; e < m->experts; e++) choice[e] = kept[e / held] ? choice[e] : -INFINITY;
+    }
+    float sum = 0.0f; /* in the order of ids: the same experts weigh the same in whatever order they were chosen */
+    for (int64_t i = 0; i < m->top_k; i++) taken[ids[i] = best_of(choice, taken, m->experts)] = 1;
+    for (int64_t e = 0; e < m->experts; e++) sum += taken[e] ? affinity[e] : 0.0f;
+    float over = m->normalise ? sum + 1e-20f : 1.0f;
+    for (int64_t i = 0; i < m->top_k; i++) weights[i] = affinity[ids[i]] / over * m->scaling;
+}
+
+#endif

@@ -1,35 +1,35 @@
-"""Loading, checking, and declining: a wrong library never serves, a wrong index never writes."""
+"""Loading, checking, refusing: a wrong library never serves, a wrong index never reads or writes."""
 
 from __future__ import annotations
 
-import logging
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from fathom.ops import reference
-from fathom.ops.cpu import build
-from fathom.ops.cpu import native as module
-from fathom.ops.cpu.native import Native, check, load, open_library
-from tests.ops.cases import LENGTHS, TABLE, cases, pages, randn
+from fathom.ops.cpu import build, structs
+from fathom.ops.cpu.native import Library, check, load, must, rounded
+from fathom.ops.packing import PackedMatrix, pack
+from tests.ops.cases import randn
 
 
-def test_every_variant_passes_the_check_at_load(variant: Native) -> None:
-    check(variant.ops())
+def test_every_variant_passes_the_check_at_load(variant: Library) -> None:
+    check(variant)
 
 
-@pytest.mark.parametrize("op", module.SIGNATURES)
-def test_a_kernel_that_answers_wrongly_is_found_at_load(op: str, native: Native) -> None:
-    def wrong(*arguments: object, **named: object) -> object:
-        if op == "append_latent":
-            return None  # writes nothing
-        result = native.ops()[op](*arguments, **named)
-        return (result[0], result[1] * 1.01) if op == "route" else result * 1.01
+@pytest.mark.parametrize("kind", ["f32", "bf16", "f8", "i8", "i4"])
+def test_a_kernel_that_answers_wrongly_is_found_at_load(
+    kind: str, native: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = native.product
 
-    with pytest.raises(build.Unavailable, match=f"^{op} differs"):
-        check(native.ops() | {op: wrong})
+    def wrong(matrix: PackedMatrix, x: torch.Tensor, threads: int = 1) -> torch.Tensor:
+        return right(matrix, x, threads) * (1.01 if matrix.kind == kind else 1.0)
+
+    monkeypatch.setattr(native, "product", wrong)
+    with pytest.raises(build.Unavailable, match=f"^{kind} products differ"):
+        check(native)
 
 
 def test_loading_a_compiled_library_is_quick(library: Path) -> None:
@@ -40,60 +40,32 @@ def test_loading_a_compiled_library_is_quick(library: Path) -> None:
 
 
 def test_another_abi_is_refused(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ABI_VERSION", 0)
+    monkeypatch.setattr(structs, "ABI_VERSION", 0)
     with pytest.raises(build.Unavailable, match="speaks ABI"):
-        open_library(library)
+        Library(library)
 
 
 def test_an_unknown_variant_is_refused(library: Path) -> None:
     with pytest.raises(build.Unavailable, match="no sve2 kernels"):
-        open_library(library, "sve2")
+        Library(library, "sve2")
 
 
-@pytest.mark.parametrize("slot", [-1, 96, 2**40])
-def test_a_slot_outside_the_cache_writes_nothing(slot: int, native: Native) -> None:
-    held = pages(torch.float32)
-    with pytest.raises(IndexError, match="append_latent"):
-        native.append_latent(*held, randn(1, 2, 40), randn(2, 2, 12), torch.tensor([3, slot]))
-    assert all(torch.equal(a, b) for a, b in zip(held, pages(torch.float32), strict=True))
+def test_codes_of_the_kernels_become_errors() -> None:
+    must(0)
+    with pytest.raises(MemoryError, match="working space"):
+        must(1)
+    with pytest.raises(IndexError, match="position or page"):
+        must(2)
 
 
-@pytest.mark.parametrize(("page", "length"), [(12, 13), (-1, 13), (2**31 - 1, 13), (0, 17), (0, 0)])
-def test_a_page_or_length_outside_the_cache_is_refused(page: int, length: int, native: Native) -> None:
-    table = torch.tensor([[3, page]], dtype=torch.int32)
-    with pytest.raises(IndexError, match="mla_decode"):
-        native.mla_decode(randn(1, 1, 5, 40), randn(2, 1, 5, 12), *pages(torch.float32), table, [length], 0.2)
+def test_activations_are_rounded_per_group() -> None:
+    x = torch.tensor([[1.0, 0.5, -0.25, 0.004] + [0.0] * 28 + [100.0, 0.3]])
+    seen = rounded(x, pack(randn(1, 4, 34), "i8", 32))
+    assert torch.allclose(seen[0, :4], torch.tensor([127, 64, -32, 1]) / 127)  # 63.5 and -31.75 to the even and near
+    assert seen[0, 32] == 100.0 and seen[0, 33] == 0.0
+    assert rounded(x, pack(randn(1, 4, 34), "f32")) is x
 
 
-def test_ids_far_outside_add_nothing(native: Native) -> None:
-    (x, ids, weights, *stacks), _ = cases(torch.float32)["experts"]
-    far = torch.tensor([-(2**40), 2**40, 6]).expand(7, 3)
-    assert torch.equal(native.experts(x, far, weights, *stacks), torch.zeros_like(x))
-    assert native.experts(x[:0], ids[:0], weights[:0], *stacks).shape == (0, 52)
-
-
-def test_shapes_that_disagree_are_our_own_mistake(native: Native) -> None:
-    with pytest.raises(AssertionError, match="x has 8 values a row, weight 9"):
-        native.linear(randn(1, 2, 8), randn(2, 4, 9))
-    with pytest.raises(AssertionError, match="one length"):
-        native.mla_decode(randn(1, 2, 5, 40), randn(2, 2, 5, 12), *pages(torch.float32), TABLE[:2], LENGTHS, 0.2)
-
-
-def test_what_a_kernel_does_not_take_goes_to_the_reference_and_is_said(
-    native: Native, caplog: pytest.LogCaptureFixture
-) -> None:
-    from fathom.ops.cpu.native import _decline
-
-    _decline.cache_clear()
-    x, weight = randn(1, 2, 8, dtype=torch.float64), randn(2, 4, 8, dtype=torch.float64)
-    with caplog.at_level(logging.WARNING):
-        for _ in range(3):
-            assert torch.equal(native.linear(x, weight), reference.linear(x, weight))
-    assert [r.getMessage() for r in caplog.records] == ["linear: reference (x is torch.float64, weight torch.float64)"]
-
-
-def test_e4m3_weights_and_many_rows_go_to_the_reference(native: Native) -> None:
-    weight, scale = randn(1, 130, 60).to(torch.float8_e4m3fn), torch.rand(2, 1)
-    assert torch.equal(native.linear(randn(2, 3, 60), weight, scale), reference.linear(randn(2, 3, 60), weight, scale))
-    x, dense = randn(3, 300, 60), randn(4, 20, 60)
-    assert torch.equal(native.linear(x, dense), reference.linear(x, dense))
+def test_a_team_starts_and_ends(native: Library) -> None:
+    for threads in (1, 2, 4):
+        native.close_team(native.open_team(threads))

@@ -1,4 +1,4 @@
-"""How much a model is: parameters, checkpoint tensors, bytes and FLOPs, as plain arithmetic on a ModelConfig.
+"""The checkpoint of a model, tensor by tensor, and the work of one token.
 
 Everything is counted from one table, `weights(config)`: each kind of tensor with its name, shape and number of copies.
 """
@@ -9,12 +9,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 from fathom.config import ModelConfig
 
 Part = Literal["embedding", "head", "attention", "dense_mlp", "shared_experts", "experts", "router", "norm", "mtp_join"]
-BYTES = {"F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4}
+BYTES = {"U8": 1, "I8": 1, "F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4}
 TORCH_TO_SAFETENSORS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
@@ -250,6 +250,25 @@ def decode_flops(config: ModelConfig, context: int) -> float:
     return 2 * activated_parameters(config, embedding=False) + attention
 
 
+def experts_met(config: ModelConfig, tokens: int) -> float:
+    """Experts of a layer that `tokens` tokens choose at least once, if they choose evenly and independently."""
+    missed = 1.0 - config.num_experts_per_tok / config.n_routed_experts
+    return config.n_routed_experts * (1.0 - missed**tokens)
+
+
+def step_flops(config: ModelConfig, sequences: int, tokens: int, context: int) -> tuple[float, float]:
+    """(FLOPs of products with weights, FLOPs of attention) of one step [FLOP]: `tokens` new ones in each sequence.
+
+    The head works on the last of them only. Attention is counted in the cheaper of its two forms.
+    """
+    head = config.vocab_size * config.hidden_size
+    each = 2 * (activated_parameters(config, embedding=False) - head)
+    keys = context + (tokens + 1) / 2
+    attention = min(attention_flops(config, keys, absorbed=absorbed) for absorbed in (True, False))
+    rows = sequences * tokens
+    return rows * each + sequences * 2.0 * head, rows * config.num_hidden_layers * attention
+
+
 def prefill_flops(config: ModelConfig, tokens: int, cached: int = 0) -> float:
     """FLOPs per token to read `tokens` tokens after `cached` ones, causal, in the expanded form [FLOP/token].
 
@@ -274,45 +293,17 @@ def training_flops(config: ModelConfig, tokens: int, *, mtp: bool = False) -> fl
     return 3 * forward
 
 
-def cache_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2) -> int:
+def cache_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2, *, mtp: bool = False) -> int:
     """Bytes of latent cache that one token leaves behind, over all layers of the main model [B].
 
+    Args:   mtp: count the MTP modules too, as an engine that guesses ahead with them must.
     Source: DeepSeek-V2, arXiv:2405.04434, section 2.1.4: one latent and one rotary key, shared by all heads.
     """
-    return config.num_hidden_layers * (config.kv_lora_rank + config.qk_rope_head_dim) * bytes_per_value
+    layers = config.num_hidden_layers + (config.num_nextn_predict_layers if mtp else 0)
+    return layers * (config.kv_lora_rank + config.qk_rope_head_dim) * bytes_per_value
 
 
 def expanded_cache_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2) -> int:
     """Bytes one token would leave behind if every head kept its own key and value [B]."""
     per_head = config.qk_head_dim + config.v_head_dim
     return config.num_hidden_layers * config.num_attention_heads * per_head * bytes_per_value
-
-
-def info(config: ModelConfig) -> dict[str, Any]:
-    """What `fathom info` prints: exact counts, and the work of one token."""
-    low, high = config.yarn_range or (None, None)
-    elements = checkpoint_elements(config)
-    moe_layers = sum(config.is_moe(layer) for layer in range(config.num_hidden_layers))
-    return {
-        "model_type": config.model_type,
-        "layers": config.num_hidden_layers,
-        "moe_layers": moe_layers,
-        "parameters_total": parameters(config),
-        "parameters_activated": activated_parameters(config),
-        "parameters_activated_no_embedding": activated_parameters(config, embedding=False),
-        "parameters_by_part": parameters_by_part(config),
-        "mtp_parameters": mtp_parameters(config),
-        "checkpoint_elements": sum(elements.values()),
-        "checkpoint_elements_by_dtype": elements,
-        "checkpoint_tensors": checkpoint_tensors(config),
-        "checkpoint_bytes": checkpoint_bytes(config),
-        "cache_bytes_per_token": cache_bytes_per_token(config),
-        "expanded_cache_bytes_per_token": expanded_cache_bytes_per_token(config),
-        "yarn_low": low,
-        "yarn_high": high,
-        "softmax_scale": config.softmax_scale,
-        "max_position_embeddings": config.max_position_embeddings,
-        "prefill_flops_per_token_4k": prefill_flops(config, 4096),
-        "decode_flops_per_token_4k": decode_flops(config, 4096),
-        "training_flops_per_token_4k": training_flops(config, 4096),
-    }

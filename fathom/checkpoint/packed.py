@@ -1,0 +1,200 @@
+"""Packed weights for the kernels: mapped from a packed checkpoint, or packed from another one while it is read.
+
+load_packed(directory, config)  ->  name -> PackedMatrix, or a plain Tensor: what fathom/ops/packed.py calls Weights
+unpacked(weights, config)       ->  name -> Tensor: the state_dict of a Transformer with the same numbers
+"""
+
+from __future__ import annotations
+
+import mmap
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fathom.checkpoint.load import LAYER, mismatch
+from fathom.checkpoint.pack import SCALE, Plain, Wanted
+from fathom.checkpoint.reader import Reader, TensorInfo, quoted
+from fathom.checkpoint.writer import ALIGNMENT
+from fathom.config import FP8_BLOCK, ModelConfig
+from fathom.cost import KIND_OF_BITS, Kind, Matrix, single_matrices, stored, vectors
+from fathom.errors import CheckpointError
+from fathom.ops.packing import GROUPS, PackedMatrix, unpack
+
+Weights = dict[str, PackedMatrix | Tensor]
+POPULATE_READ = 22  # madvise(2): fill the page tables now; Linux 5.14, not named by Python's mmap
+
+
+def load_packed(
+    directory: str | Path,
+    config: ModelConfig,
+    *,
+    kind: Wanted = "auto",
+    group: int | None = None,
+    mtp: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Weights:
+    """The weights of a model as the kernels read them, by name.
+
+    A packed checkpoint is mapped into memory, not read: whoever cuts a file short or writes into it while a model runs
+    crashes that model, or changes it. Replacing the directory, as every save here does, is safe.
+    Any other checkpoint is packed now, rounded to nearest, matrix by matrix.
+
+    Args:   kind: "auto" keeps what is stored (float32, bf16, FP8 blocks or packed); of a packed checkpoint nothing else
+            can be had. group: columns that share a scale. mtp: load the multi-token prediction modules that are there.
+            progress: called with (matrices done, matrices in all) while packing.
+    Raises: CheckpointError: names, shapes or types do not fit `config`, or a file is damaged; nothing was read.
+    """
+    with Reader(directory) as reader:
+        if config.packed is None:
+            return _pack(Plain(reader, config, mtp=mtp), kind, group, progress)
+        if kind not in ("auto", KIND_OF_BITS[config.packed.bits]):
+            raise CheckpointError(
+                f"{reader.source} is packed as {KIND_OF_BITS[config.packed.bits]}; {kind} is asked for. "
+                "Use it as it is, or convert the checkpoint that it was made from."
+            )
+        return _mapped(reader, config, mtp)
+
+
+def _pack(plain: Plain, kind: Wanted, group: int | None, progress: Callable[[int, int], None] | None) -> Weights:
+    found: Weights = {name: plain.read(name).to(dtype) for name, _, dtype in plain.vectors()}
+    singles = list(single_matrices(plain.config))
+    for done, (name, matrix, expert) in enumerate(singles, 1):
+        found[name] = plain.packed(matrix, expert, plain.kind(matrix, expert, kind), group)
+        if progress is not None:
+            progress(done, len(singles))
+    plain.check_copies()
+    return found
+
+
+def _mapped(reader: Reader, config: ModelConfig, mtp: bool) -> Weights:
+    """Every weight as a view of its file; all is checked against the headers before the first file is mapped."""
+    plain = {weight.name: weight.shape for weight in vectors(config)}
+    singles = {name: matrix for name, matrix, _ in single_matrices(config)}
+    _check_names(reader, plain, singles)
+    described = {name: _describe(reader, name, matrix) for name, matrix in singles.items()}
+    for name, shape in plain.items():
+        _check_vector(reader, name, shape)
+    end = config.num_hidden_layers if not mtp else config.num_hidden_layers + config.num_nextn_predict_layers
+    files: dict[Path, Tensor] = {}
+
+    def view(name: str) -> Tensor:
+        info = reader.tensors[name]
+        if info.file not in files:
+            files[info.file] = _map(info.file, _file_bytes(reader, info.file))
+        part = files[info.file][info.offset : info.offset + info.bytes]
+        part = part if info.offset % ALIGNMENT == 0 else part.clone()  # small: all else starts on a cache line
+        return part.view(info.dtype).view(info.shape)
+
+    found: Weights = {name: view(name) for name in plain if _layer(name) < end}
+    for name, (kind, group) in described.items():
+        if _layer(name) < end:
+            matrix, scaled = singles[name], name + SCALE in reader.tensors
+            scale = view(name + SCALE) if scaled else None
+            found[name] = PackedMatrix(kind, matrix.rows, matrix.columns, group, view(name), scale)
+    return found
+
+
+def _layer(name: str) -> int:
+    """The layer a weight belongs to; -1 for those of the whole model."""
+    match = LAYER.match(name)
+    return int(match[1]) if match else -1
+
+
+def _file_bytes(reader: Reader, file: Path) -> int:
+    """The size a file had when its header was checked: its tensors cover it exactly."""
+    return max(info.offset + info.bytes for info in reader.tensors.values() if info.file == file)
+
+
+def _map(file: Path, size: int) -> Tensor:
+    """A whole file as bytes, mapped and read ahead; read-only: writing to it ends the process."""
+    try:
+        with file.open("rb") as opened:
+            mapped = mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be mapped ({error}); check the file and the memory limit.") from None
+    if len(mapped) != size:
+        raise CheckpointError(
+            f"{file} holds {len(mapped)} bytes, not {size}: it changed since it was opened; try again."
+        )
+    with suppress(OSError, ValueError):  # advice: an older kernel fetches pages as they are touched
+        mapped.madvise(mmap.MADV_WILLNEED)
+        mapped.madvise(POPULATE_READ)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        return torch.frombuffer(mapped, dtype=torch.uint8)
+
+
+def _check_names(reader: Reader, plain: Mapping[str, object], singles: Mapping[str, object]) -> None:
+    """Every expected name is there, and nothing else but the scales of matrices."""
+    names = [*plain, *singles]
+    missing = [name for name in names if name not in reader.tensors]
+    scales = {name + SCALE for name in singles}
+    unexpected = sorted(reader.tensors.keys() - scales - set(names))
+    if missing or unexpected:
+        raise CheckpointError(mismatch(reader, missing, unexpected, names))
+
+
+def _check_vector(reader: Reader, name: str, shape: tuple[int, ...]) -> None:
+    info = reader.tensors[name]
+    types = (torch.float32, torch.bfloat16) if len(shape) == 2 else (torch.float32,)
+    if info.shape != shape or info.dtype not in types:
+        raise CheckpointError(
+            f"{reader.source}: {quoted(name)} is {_shown(info)}; "
+            f"{list(shape)} of {' or '.join(map(str, types))} is needed."
+        )
+
+
+def _describe(reader: Reader, name: str, matrix: Matrix) -> tuple[Kind, int]:
+    """(kind, group) of one stored matrix: they follow from its dtype, its rank and its scale."""
+    data, scale = reader.tensors[name], reader.tensors.get(name + SCALE)
+    for kind, group in _possible(data, scale):
+        shapes = [shape for _, shape, _ in stored(kind, matrix.rows, matrix.columns, group if scale else None)]
+        if shapes == [info.shape for info in (data, scale) if info is not None]:
+            return kind, group
+    raise CheckpointError(
+        f"{reader.source}: {quoted(name)} is {_shown(data)} with {_shown(scale) if scale else 'no scale'}; no kind of "
+        f"matrix of {matrix.rows} x {matrix.columns} is stored so (docs/formats.md). Does config.json belong to it?"
+    )
+
+
+def _possible(data: TensorInfo, scale: TensorInfo | None) -> list[tuple[Kind, int]]:
+    """The kinds that two dtypes may stand for, with every group."""
+    if scale is None:
+        return [("f32", 1)] if data.dtype == torch.float32 else [("bf16", 1)] if data.dtype == torch.bfloat16 else []
+    if scale.dtype == torch.float32:
+        return [("f8", FP8_BLOCK)] if data.dtype == torch.uint8 else []
+    kinds: dict[torch.dtype, Kind] = {torch.int8: "i8", torch.uint8: "i4"}
+    if scale.dtype != torch.float16 or data.dtype not in kinds:
+        return []
+    return [(kinds[data.dtype], group) for group in GROUPS]
+
+
+def _shown(info: TensorInfo) -> str:
+    return f"{info.dtype} {list(info.shape)}"
+
+
+def unpacked(weights: Mapping[str, PackedMatrix | Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """The float32 weights that packed ones stand for, by checkpoint name: the state_dict of a Transformer.
+
+    It gives the model a machine without kernels; activations are not rounded there, as they are beside 8 and 4 bits.
+    """
+    found = {name: weight.float() for name, weight in weights.items() if isinstance(weight, Tensor)}
+    for name, matrix, _ in single_matrices(config):
+        packed = weights.get(name)
+        if not isinstance(packed, PackedMatrix):
+            continue  # an MTP module that was not loaded
+        if matrix.cut is None:
+            found[name] = unpack(packed)
+            continue
+        heads = unpack(packed).unflatten(0, (matrix.cut.heads, -1))
+        length = matrix.cut.end - matrix.cut.begin
+        heads = heads[:, : config.kv_lora_rank].mT if matrix.cut.transposed else heads[:, :length]
+        if matrix.cut.begin:  # the values of each head follow its keys: kv_b_proj again
+            keys = found[matrix.source.name].unflatten(0, (matrix.cut.heads, -1))
+            heads = torch.cat((keys, heads), dim=1)
+        found[matrix.source.name] = heads.flatten(0, 1)
+    return found

@@ -1,0 +1,139 @@
+"""Guess the coming tokens with the model's own MTP module, so that one forward can check several at a time.
+
+A guess is made by the rule that will judge it: same noise, temperature, penalties and forced tokens, on the module's
+logits instead of the model's. It counts only if the model then chooses the very same token, so no guess can change a
+text; a bad one costs time.
+
+The module at position i sees the hidden state there and the token at i + 1, and predicts the token at i + 2. Its
+latents lie in the same pages as the model's, in the cache's last layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fathom.batching.plan import Plan, Row, Sampled, Sampling
+from fathom.engine.sampler import choose
+from fathom.model import Batch, LatentCache, Model
+
+
+class Drafter:
+    """Makes the guesses that a Plan asks for.
+
+    Where steps did not read ahead, and at the last token of a page taken over from another request (which went on with
+    another token), the module's latents are missing or stale. Guesses may be worse for it; nothing else can be.
+    """
+
+    def __init__(self, model: Model, cache: LatentCache) -> None:
+        self.model, self.cache = model, cache
+        self.device = cache.latent.device
+
+    def extend(self, plan: Plan, hidden: Tensor, batch: Batch, sampled: Sequence[Sampled]) -> list[Sampled]:
+        """Read what the step made certain, then guess on: `sampled` with its drafts filled in.
+
+        Args: hidden, batch: of the whole step, guesses that were wrong included.
+        """
+        counts, tokens = _certain(plan, sampled)
+        if len(tokens) < len(hidden):
+            hidden = hidden[self._indices(_leading(plan, counts))]
+            rows = [row for row, count in zip(plan.rows, counts, strict=True) if count]
+            batch = self._batch(rows, [row.start for row in rows], [count for count in counts if count])
+        hidden = self._predict(hidden, tokens, batch, depth=0)
+        chains, ends, end = [], [], 0
+        answers = iter(sampled)
+        for row, count in zip(plan.rows, counts, strict=True):
+            end += count
+            if row.sampling is not None:
+                chains.append(_Chain(row, next(answers), row.start + count))
+                ends.append(end - 1)
+        asked = [at for at, chain in enumerate(chains) if chain.row.propose]
+        if asked:
+            self._guess([chains[at] for at in asked], hidden[self._indices([ends[at] for at in asked])])
+        return [chain.answer() for chain in chains]
+
+    def _guess(self, chains: list[_Chain], hidden: Tensor) -> None:
+        """Lengthen each chain to what its row asks for. hidden: the module's, at each chain's last token read."""
+        depth = 0
+        while True:
+            for chain, guess in zip(chains, choose(self.model.logits(hidden), [c.state for c in chains]), strict=True):
+                chain.add(guess)
+            asked = [at for at, chain in enumerate(chains) if len(chain.guesses) < chain.row.propose]
+            if not asked:
+                return
+            if len(asked) < len(chains):
+                chains, hidden = [chains[at] for at in asked], hidden[self._indices(asked)]
+            depth += 1
+            starts = [chain.position for chain in chains]
+            batch = self._batch([chain.row for chain in chains], starts, [1] * len(chains))
+            hidden = self._predict(hidden, [chain.guesses[-1] for chain in chains], batch, depth)
+
+    def _predict(self, hidden: Tensor, next_tokens: Sequence[int], batch: Batch, depth: int) -> Tensor:
+        """A model with one module applies it to its own output again; the place in the text moves on with it."""
+        module = min(depth, self.model.mtp_modules - 1)
+        return self.model.predict_ahead(hidden, self._indices(next_tokens), batch, self.cache, module)
+
+    def _batch(self, rows: Sequence[Row], starts: Sequence[int], counts: Sequence[int]) -> Batch:
+        pages = [row.pages for row in rows]
+        return Batch.paged(counts, starts, pages, self.cache.page_tokens, device=self.device)
+
+    def _indices(self, values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=self.device)
+
+
+class _Chain:
+    """Guesses for one row.
+
+    Fields: position: of the last token known, which the module has seen but not read. state: chooses the next guess.
+    """
+
+    def __init__(self, row: Row, answer: Sampled, position: int) -> None:
+        assert row.sampling is not None, "only a row that samples can be guessed on"
+        self.row, self.position = row, position
+        self.guesses: list[int] = []
+        self._answer = answer
+        self.state: Sampling = row.sampling
+        for token_id in answer.token_ids:
+            self.state = self.state.after(token_id)
+
+    def add(self, token_id: int) -> None:
+        if self.guesses:
+            self.position += 1
+        self.guesses.append(token_id)
+        self.state = self.state.after(token_id)
+
+    def answer(self) -> Sampled:
+        return Sampled(self._answer.token_ids, self._answer.logprobs, tuple(self.guesses))
+
+
+def _certain(plan: Plan, sampled: Sequence[Sampled]) -> tuple[list[int], list[int]]:
+    """How many of each row's tokens are now certain, and the token after each of these, end to end."""
+    answers = iter(sampled)
+    counts: list[int] = []
+    after: list[int] = []
+    for row in plan.rows:
+        count = len(row.token_ids) - row.drafts
+        last = row.next_token_id
+        if row.sampling is not None:
+            chosen = next(answers).token_ids
+            count += len(chosen) - 1
+            last = chosen[-1]
+        if not row.token_ids:  # a sibling: it has computed nothing
+            counts.append(0)
+            continue
+        assert last is not None, "a plan that reads ahead names the token after each row"
+        counts.append(count)
+        after += (*row.token_ids[1:count], last)
+    return counts, after
+
+
+def _leading(plan: Plan, counts: Sequence[int]) -> list[int]:
+    """Where the first `count` tokens of each row lie in the step."""
+    found: list[int] = []
+    begin = 0
+    for row, count in zip(plan.rows, counts, strict=True):
+        found += range(begin, begin + count)
+        begin += len(row.token_ids)
+    return found

@@ -1,0 +1,85 @@
+"""The Transformer, packed for inference on a CPU: the same forward, with whole layers as one op (fathom/ops/packed.py).
+
+It stands in for a Transformer wherever one generates: `forward`, `logits` and `predict_ahead` take and give the same.
+Attention is always in the absorbed form, so that a token's bits do not depend on how many came along with it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fathom.config import ModelConfig
+from fathom.cost import mtp_layers
+from fathom.model.cache import Batch, LatentCache
+from fathom.model.rope import Rotary
+from fathom.ops.packed import PackedModel, Weights, open_packed
+from fathom.ops.packing import PackedMatrix
+
+EXACT = {"f32": torch.float32}  # what the cache holds beside weights of this kind; bfloat16 beside all others
+
+
+class PackedTransformer:
+    """A packed model and its kernels.
+
+    Fields: compute_dtype: of the latent cache. device: always the CPU. kind: of most weights (ops/packing.py).
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, config: ModelConfig, weights: Weights, kernels: PackedModel) -> None:
+        self.config = config
+        self.kernels = kernels
+        projection = weights["model.layers.0.self_attn.o_proj.weight"]
+        assert isinstance(projection, PackedMatrix), "projections are packed"
+        self.kind = projection.kind
+        self.compute_dtype = EXACT.get(self.kind, torch.bfloat16)
+        self.mtp_modules = sum(f"model.layers.{i}.eh_proj.weight" in weights for i in mtp_layers(config))
+        self.weight_bytes = sum(w.nbytes for w in weights.values())
+
+    @staticmethod
+    def open(config: ModelConfig, weights: Weights, threads: int | None = None) -> PackedTransformer | None:
+        """The model on this machine's kernels; None, said once, if it has none. threads: None is as many as torch's."""
+        positions = torch.arange(config.max_position_embeddings)
+        kernels = open_packed(config, weights, Rotary(config)(positions), threads or torch.get_num_threads())
+        return None if kernels is None else PackedTransformer(config, weights, kernels)
+
+    @property
+    def numerics(self) -> str:
+        """Names how it computes: what another way has cached must not be mixed with it."""
+        return f"{self.kind} {self.kernels.name}"
+
+    def eval(self) -> PackedTransformer:
+        """Itself: it can do nothing else than infer."""
+        return self
+
+    def forward(self, tokens: Tensor, batch: Batch, cache: LatentCache | None = None) -> Tensor:
+        """tokens int64 [tokens] -> hidden states after the last norm, float32 [tokens, hidden]."""
+        return self._run(tokens, batch, cache)
+
+    __call__ = forward
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states after a norm [rows, hidden] -> float32 logits [rows, vocabulary]."""
+        return self.kernels.logits(hidden)
+
+    def predict_ahead(
+        self, hidden: Tensor, next_tokens: Tensor, batch: Batch, cache: LatentCache | None = None, depth: int = 0
+    ) -> Tensor:
+        """MTP: as Transformer.predict_ahead."""
+        return self._run(next_tokens, batch, cache, module=depth, before=hidden.contiguous())
+
+    def _run(
+        self, tokens: Tensor, batch: Batch, cache: LatentCache | None, module: int = -1, before: Tensor | None = None
+    ) -> Tensor:
+        cache, table = (cache, batch.page_table) if cache is not None else self._passing_cache(batch)
+        assert table is not None, "a forward with a cache needs a paged Batch"
+        return self.kernels.forward(
+            tokens, batch.positions, batch.query_lengths, table, cache.latent, cache.rope, module=module, before=before
+        )
+
+    def _passing_cache(self, batch: Batch) -> tuple[LatentCache, Tensor]:
+        """Whole sequences without a cache get one for as long as the forward takes: a page for each."""
+        longest, count = max(batch.query_lengths), len(batch.query_lengths)
+        cache = LatentCache(self.config, count, longest, dtype=self.compute_dtype, mtp=self.mtp_modules > 0)
+        return cache, torch.arange(count, dtype=torch.int32)[:, None]

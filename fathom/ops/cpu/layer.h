@@ -1,0 +1,309 @@
+/* One layer for a batch of tokens, by a team: attention, then a feed-forward (DeepSeek-V3, section 2.1).
+ *
+ * Between two `team_wait`s every thread writes rows or columns of its own, so that no number depends on how many there
+ * are. The residual stream, x, is float32.
+ */
+#ifndef FATHOM_LAYER_H
+#define FATHOM_LAYER_H
+
+#include "route.h"
+#include "space.h"
+
+typedef struct {
+    const model *m;
+    const cache *c;
+    const batch *b;
+    const call *what;
+    work *w;
+    int64_t tokens;
+} job;
+
+/* This thread's part of n things: from `begin` to `end`. */
+#define SHARE(n) int64_t begin = (n) * t->rank / t->size, end = (n) * (t->rank + 1) / t->size
+
+static void norm_rows(const team *t, const job *j, const float *weight, int which) {
+    work *w = j->w;
+    SHARE(j->tokens);
+    for (int64_t i = begin; i < end; i++) {
+        norm_row(w->x + i * w->x_stride, weight, j->m->hidden, j->m->eps, w->normed.values + i * w->normed.stride);
+        pad_row(&w->normed, i, j->m->hidden);
+        round_row(&w->normed, i, which, 0, j->m->hidden);
+    }
+}
+
+/* Two matrices with the same input, as if one lay below the other; the first may be none. */
+static void two_products(const team *t, const job *j, const matrix *one, float *to_one, const matrix *two,
+                         float *to_two) {
+    work *w = j->w;
+    int64_t first = one->data ? blocks_of(one) : 0;
+    SHARE(first + blocks_of(two));
+    int64_t stop = end < first ? end : first, start = begin > first ? begin : first;
+    if (begin < stop) product(one, begin, stop, &w->normed, w->identity, j->tokens, to_one, w->a_stride);
+    if (start < end) {
+        product(two, start - first, end - first, &w->normed, w->identity, j->tokens, to_two, w->a_stride);
+    }
+}
+
+/* x += m times rows of `from`; each thread its own columns. */
+static void add_product(const team *t, const job *j, const matrix *m, const activations *from) {
+    work *w = j->w;
+    SHARE(blocks_of(m));
+    product(m, begin, end, from, w->identity, j->tokens, w->shared, w->x_stride);
+    for (int64_t i = 0; i < j->tokens; i++) {
+        float *x = w->x + i * w->x_stride;
+        const float *y = w->shared + i * w->x_stride;
+        for (int64_t d = begin * BLOCK; d < end * BLOCK; d++) x[d] += y[d];
+    }
+}
+
+/* --- attention: each head belongs to one thread, from its query to its values --------------------------------------- */
+
+/* This thread's tokens: normalised latents and rotated keys into their slots, query latents normalised. */
+static void latents(const team *t, const job *j, const layer *l, int64_t place) {
+    const model *m = j->m;
+    const cache *c = j->c;
+    work *w = j->w;
+    float *latent = w->own[t->rank].attention.keys, *turned = latent + m->latent; /* free until attention */
+    SHARE(j->tokens);
+    for (int64_t i = begin; i < end; i++) {
+        const float *both = w->kv + i * w->a_stride;
+        int64_t position = j->b->positions[i], turn = position * (m->rope / 2);
+        int32_t page = j->b->pages[w->sequence[i] * j->b->table + position / c->page_tokens];
+        int64_t slot = (place * c->pages + page) * c->page_tokens + position % c->page_tokens;
+        norm_row(both, l->kv_norm, m->latent, m->eps, latent);
+        rotate_row(both + m->latent, m->cosines + turn, m->sines + turn, m->rope / 2, turned);
+        narrow(latent, c->kind, m->latent, (void *)stored(c->latent, c->kind, slot * m->latent));
+        narrow(turned, c->kind, m->rope, (void *)stored(c->rope, c->kind, slot * m->rope));
+        if (!l->q_a.data) continue;
+        norm_row(w->qa + i * w->a_stride, l->q_norm, m->q_rank, m->eps, w->query.values + i * w->query.stride);
+        pad_row(&w->query, i, m->q_rank);
+        round_row(&w->query, i, wants(&l->q_b[0]), 0, m->q_rank);
+    }
+}
+
+/* A head's own matrix times `width` values of each token, from `from` on; the result goes to own->head. */
+static void head_product(const job *j, const matrix *m, const float *from, int64_t from_stride, int64_t width,
+                         own_space *own, float *to, int64_t to_stride) {
+    for (int64_t i = 0; i < j->tokens; i++) {
+        memcpy(own->rows.values + i * own->rows.stride, from + i * from_stride, 4u * (size_t)width);
+        pad_row(&own->rows, i, width);
+        round_row(&own->rows, i, wants(m), 0, width);
+    }
+    product(m, 0, blocks_of(m), &own->rows, j->w->identity, j->tokens, to, to_stride);
+}
+
+/* The queries of one head, in latent space: k_b (q_nope), then q_rope turned. */
+static void absorb(const job *j, const layer *l, int64_t head, own_space *own) {
+    const model *m = j->m;
+    work *w = j->w;
+    int64_t stride = w->query_stride * m->heads;
+    float *to = w->queries + head * w->query_stride;
+    const activations *from = l->q_a.data ? &w->query : &w->normed;
+    product(&l->q_b[head], 0, blocks_of(&l->q_b[head]), from, w->identity, j->tokens, own->head, w->head_stride);
+    head_product(j, &l->k_b[head], own->head, w->head_stride, m->nope, own, to, stride);
+    for (int64_t i = 0; i < j->tokens; i++, to += stride) {
+        int64_t turn = j->b->positions[i] * (m->rope / 2);
+        rotate_row(own->head + i * w->head_stride + m->nope, m->cosines + turn, m->sines + turn, m->rope / 2,
+                   to + m->latent);
+        memset(to + m->latent + m->rope, 0, 4u * (size_t)(w->query_stride - m->latent - m->rope));
+    }
+}
+
+/* Some heads over every sequence, in chunks of tokens whose sums fit this thread's space. */
+static void attend_heads(const job *j, const attention *a, own_space *own, int64_t first, int64_t heads) {
+    work *w = j->w;
+    int64_t most_tokens = w->chunk_rows / heads, row = 0;
+    for (int64_t s = 0; s < j->b->sequences; s++) {
+        for (int64_t left = j->b->lengths[s]; left > 0;) {
+            int64_t n = left < most_tokens ? left : most_tokens;
+            for (int64_t i = 0; i < n * heads; i++) {
+                int64_t token = row + i / heads, head = first + i % heads;
+                own->q[i] = w->queries + (token * j->m->heads + head) * w->query_stride;
+            }
+            attend(a, &own->attention, own->q, n, heads, j->b->positions[row], j->b->pages + s * j->b->table);
+            row += n, left -= n;
+        }
+    }
+}
+
+/* Latent results of one head -> its values, into their columns of `mixed`. */
+static void open_values(const job *j, const layer *l, int64_t head, own_space *own) {
+    const model *m = j->m;
+    work *w = j->w;
+    head_product(j, &l->v_b[head], w->queries + head * w->query_stride, w->query_stride * m->heads, m->latent, own,
+                 own->head, w->head_stride);
+    for (int64_t i = 0; i < j->tokens; i++) {
+        float *to = w->mixed.values + i * w->mixed.stride + head * m->value;
+        memcpy(to, own->head + i * w->head_stride, 4u * (size_t)m->value);
+    }
+}
+
+static void attention_block(const team *t, const job *j, const layer *l, int64_t place) {
+    const model *m = j->m;
+    const cache *c = j->c;
+    work *w = j->w;
+    own_space *own = &w->own[t->rank];
+    int64_t slots = place * c->pages * c->page_tokens;
+    attention a = {m->latent, m->rope, w->query_stride, w->sum_stride, c, stored(c->latent, c->kind, slots * m->latent),
+                   stored(c->rope, c->kind, slots * m->rope), m->scale};
+
+    norm_rows(t, j, l->input_norm, wants(l->q_a.data ? &l->q_a : &l->q_b[0]) | wants(&l->kv_a));
+    team_wait(t);
+    two_products(t, j, &l->q_a, w->qa, &l->kv_a, w->kv);
+    team_wait(t);
+    latents(t, j, l, place);
+    team_wait(t);
+    {
+        SHARE(m->heads);
+        for (int64_t h = begin; h < end; h++) absorb(j, l, h, own);
+        if (begin < end) attend_heads(j, &a, own, begin, end - begin);
+        for (int64_t h = begin; h < end; h++) open_values(j, l, h, own);
+    }
+    team_wait(t);
+    {
+        SHARE(j->tokens);
+        for (int64_t i = begin; i < end; i++) {
+            pad_row(&w->mixed, i, m->heads * m->value);
+            round_row(&w->mixed, i, wants(&l->o), 0, m->heads * m->value);
+        }
+    }
+    team_wait(t);
+    add_product(t, j, &l->o, &w->mixed);
+    team_wait(t);
+}
+
+/* --- feed-forward: chunks of an expert's rows or columns are jobs that whoever is free takes ------------------------- */
+
+#define CHUNK_BLOCKS 8 /* 128 rows of a matrix, the widest group of the next one's columns */
+
+/* silu(gate x) * (up x) for 128 of the inner values, rounded for `down`. `place[i]` is where row i's values go. */
+static void gate_up(const mlp *e, int64_t chunk, const activations *from, const int64_t *row, const int64_t *place,
+                    int64_t rows, const activations *to) {
+    int64_t first = chunk * CHUNK_BLOCKS, all = blocks_of(&e->gate), inner = e->gate.rows;
+    int64_t last = first + CHUNK_BLOCKS < all ? first + CHUNK_BLOCKS : all;
+    float gate[TILE_ROWS][BLOCK], up[TILE_ROWS][BLOCK];
+    for (int64_t b = first; b < last; b++) {
+        for (int64_t r = 0; r < rows; r += TILE_ROWS) {
+            int n = rows - r < TILE_ROWS ? (int)(rows - r) : TILE_ROWS;
+            tile(&e->gate, b, from, row + r, n, gate);
+            tile(&e->up, b, from, row + r, n, up);
+            for (int i = 0; i < n; i++) {
+                float *out = to->values + place[r + i] * to->stride + b * BLOCK;
+                for (int k = 0; k < BLOCK; k++) out[k] = silu(gate[i][k]) * up[i][k];
+            }
+        }
+    }
+    int64_t end = last == all ? inner : last * BLOCK;
+    for (int64_t r = 0; r < rows; r++) {
+        if (last == all) pad_row(to, place[r], inner);
+        round_row(to, place[r], wants(&e->down), first * BLOCK, end);
+    }
+}
+
+static void down(const mlp *e, int64_t chunk, const activations *from, const int64_t *place, int64_t rows, float *y,
+                 int64_t stride) {
+    int64_t first = chunk * CHUNK_BLOCKS, all = blocks_of(&e->down);
+    int64_t last = first + CHUNK_BLOCKS < all ? first + CHUNK_BLOCKS : all;
+    for (int64_t b = first; b < last; b++) {
+        float sum[TILE_ROWS][BLOCK];
+        for (int64_t r = 0; r < rows; r += TILE_ROWS) {
+            int n = rows - r < TILE_ROWS ? (int)(rows - r) : TILE_ROWS;
+            tile(&e->down, b, from, place + r, n, sum);
+            for (int i = 0; i < n; i++) memcpy(y + place[r + i] * stride + b * BLOCK, sum[i], sizeof *sum);
+        }
+    }
+}
+
+/* Every chunk of every expert that has rows, the shared ones first; `counter` hands them out. */
+static void expert_jobs(const team *t, const job *j, const layer *l, int is_down, int64_t *counter) {
+    work *w = j->w;
+    const own_space *own = &w->own[t->rank];
+    int64_t experts = l->router.data ? j->m->experts : 0, next = team_next(counter);
+    for (int64_t e = -1, before = 0; e < experts; e++) {
+        const mlp *part = e < 0 ? &l->shared : &l->experts[e];
+        int64_t rows = e < 0 ? j->tokens : own->start[e + 1] - own->start[e];
+        if (!rows || !part->gate.data) continue;
+        const int64_t *row = e < 0 ? w->identity : own->row + own->start[e];
+        const int64_t *place = e < 0 ? w->identity : own->place + own->start[e];
+        const activations *inner = e < 0 ? &w->inner : &w->chosen;
+        int64_t blocks = blocks_of(is_down ? &part->down : &part->gate);
+        int64_t after = before + (blocks + CHUNK_BLOCKS - 1) / CHUNK_BLOCKS;
+        for (; next < after; next = team_next(counter)) {
+            if (is_down) down(part, next - before, inner, place, rows, e < 0 ? w->shared : w->y, w->x_stride);
+            else gate_up(part, next - before, &w->normed, row, place, rows, inner);
+        }
+        before = after;
+    }
+}
+
+/* Rows by expert, in the order of tokens and slots; every thread makes its own list. */
+static void sort_rows(const job *j, own_space *own) {
+    int64_t slots = j->tokens * j->m->top_k, experts = j->m->experts, *start = own->start;
+    memset(start, 0, (size_t)(experts + 2) * sizeof *start);
+    for (int64_t i = 0; i < slots; i++) start[j->w->ids[i] + 2]++;
+    for (int64_t e = 0; e < experts; e++) start[e + 2] += start[e + 1];
+    for (int64_t i = 0; i < slots; i++) {
+        int64_t at = start[j->w->ids[i] + 1]++;
+        own->place[at] = i, own->row[at] = i / j->m->top_k;
+    }
+}
+
+static void choose_experts(const team *t, const job *j, const layer *l, int64_t place) {
+    const model *m = j->m;
+    work *w = j->w;
+    {
+        SHARE(blocks_of(&l->router));
+        product(&l->router, begin, end, &w->normed, w->identity, j->tokens, w->affinity, w->gate_stride);
+    }
+    team_wait(t);
+    SHARE(j->tokens);
+    for (int64_t i = begin; i < end; i++) {
+        float *affinity = w->affinity + i * w->gate_stride;
+        to_affinity(affinity, m->experts, m->softmax);
+        route(m, affinity, l->bias, w->ids + i * m->top_k, w->weights + i * m->top_k);
+        if (!j->what->chosen) continue;
+        memcpy(j->what->chosen + (place * j->tokens + i) * m->top_k, w->ids + i * m->top_k, 8u * (size_t)m->top_k);
+    }
+    team_wait(t);
+    sort_rows(j, &w->own[t->rank]);
+}
+
+/* x += sum over slots of weight * y, in the order of slots, and what the shared experts gave. */
+static void combine(const team *t, const job *j, const layer *l) {
+    const model *m = j->m;
+    work *w = j->w;
+    float *sum = w->own[t->rank].sum;
+    SHARE(j->tokens);
+    for (int64_t i = begin; i < end; i++) {
+        float *x = w->x + i * w->x_stride;
+        const float *shared = w->shared + i * w->x_stride;
+        if (l->router.data) {
+            memset(sum, 0, 4u * (size_t)m->hidden);
+            for (int64_t s = i * m->top_k; s < (i + 1) * m->top_k; s++) {
+                const float *y = w->y + s * w->x_stride;
+                float weight = w->weights[s];
+                for (int64_t d = 0; d < m->hidden; d++) sum[d] += y[d] * weight;
+            }
+            if (l->shared.gate.data)
+                for (int64_t d = 0; d < m->hidden; d++) sum[d] += shared[d];
+            shared = sum;
+        }
+        for (int64_t d = 0; d < m->hidden; d++) x[d] += shared[d];
+    }
+}
+
+static void feed_forward(const team *t, const job *j, const layer *l, int64_t place) {
+    work *w = j->w;
+    int routed = l->router.data != NULL;
+    norm_rows(t, j, l->post_norm, wants(&l->shared.gate) | (routed ? wants(&l->experts[0].gate) : 0));
+    team_wait(t);
+    if (routed) choose_experts(t, j, l, place);
+    expert_jobs(t, j, l, 0, w->counters + 2 * place);
+    team_wait(t);
+    expert_jobs(t, j, l, 1, w->counters + 2 * place + 1);
+    team_wait(t);
+    combine(t, j, l);
+    team_wait(t);
+}
+
+#endif

@@ -1,0 +1,73 @@
+"""kernels.h, field by field, for ctypes. Whoever changes a struct changes both and raises ABI_VERSION."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+ABI_VERSION = 2  # select.c holds the same number
+
+_P, _L, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+_I = ctypes.c_int
+
+
+class Matrix(ctypes.Structure):
+    _fields_ = [(name, _L) for name in ("kind", "rows", "columns", "group")] + [("data", _P), ("scale", _P)]
+
+
+class Mlp(ctypes.Structure):
+    _fields_ = [(name, Matrix) for name in ("gate", "up", "down")]
+
+
+class Layer(ctypes.Structure):
+    _fields_ = [
+        *((name, _P) for name in ("input_norm", "q_norm", "kv_norm", "post_norm")),
+        *((name, Matrix) for name in ("q_a", "kv_a", "o")),
+        *((name, ctypes.POINTER(Matrix)) for name in ("q_b", "k_b", "v_b")),
+        ("router", Matrix), ("bias", _P), ("experts", ctypes.POINTER(Mlp)), ("shared", Mlp),
+        *((name, _P) for name in ("embedding_norm", "hidden_norm", "last_norm")),
+        ("join", Matrix),
+    ]  # fmt: skip
+
+
+class Model(ctypes.Structure):
+    _fields_ = [
+        *((name, _L) for name in (
+            "hidden", "heads", "nope", "rope", "value", "latent", "q_rank", "vocabulary", "layers", "modules",
+            "experts", "top_k", "groups", "top_groups", "best_two", "softmax", "normalise",
+            "inner", "expert_inner", "table_positions", "embedding_kind",
+        )),
+        *((name, _F) for name in ("scaling", "eps", "scale")),
+        ("layer", ctypes.POINTER(Layer)),
+        *((name, _P) for name in ("embedding", "cosines", "sines", "last_norm")),
+        ("head", Matrix),
+    ]  # fmt: skip
+
+
+class Cache(ctypes.Structure):
+    _fields_ = [("latent", _P), ("rope", _P), ("kind", _L), ("pages", _L), ("page_tokens", _L)]
+
+
+class Batch(ctypes.Structure):
+    _fields_ = [
+        *((name, _L) for name in ("tokens", "sequences", "table")),
+        *((name, _P) for name in ("positions", "lengths", "pages")),
+    ]
+
+
+class Call(ctypes.Structure):
+    _fields_ = [("module", _L), *((name, _P) for name in ("ids", "before", "hidden", "chosen"))]
+
+
+SIGNATURES: dict[str, Any] = {  # name -> result and arguments, in the order of `kernels` in kernels.h
+    "space": (_L, ctypes.POINTER(Model), _L, _L),
+    "forward": (_I, ctypes.POINTER(Model), ctypes.POINTER(Cache), ctypes.POINTER(Batch), ctypes.POINTER(Call), _P, _P),
+    "logits": (_I, ctypes.POINTER(Model), _P, _L, _P, _P, _P),
+    "product": (_I, ctypes.POINTER(Matrix), _P, _L, _P, _P),
+}
+
+
+class Kernels(ctypes.Structure):
+    """A variant's name and its functions. Calls release the GIL."""
+
+    _fields_ = [("name", ctypes.c_char_p), *((name, ctypes.CFUNCTYPE(*types)) for name, types in SIGNATURES.items())]

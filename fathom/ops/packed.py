@@ -1,0 +1,67 @@
+"""A packed model as one op: whole layers in native kernels, because between small ops a CPU mostly waits for Python.
+
+    weights in packed form (packing.py)  ->  open_packed(...)  ->  forward, logits
+
+Every token's numbers are a function of the model and of the token's own sequence: no sum's order depends on the batch,
+the chunk, the page size or the number of threads. The definition is fathom.model.Transformer with the same weights
+unpacked; tests/agreement compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from fathom.config import ModelConfig
+from fathom.ops.dispatch import library
+from fathom.ops.packing import PackedMatrix
+
+Weights = Mapping[str, PackedMatrix | Tensor]
+"""Checkpoint name -> weight. Matrices are packed, each head's rows padded to 16, and `kv_b_proj` is two: `k_b_proj`,
+per head W_uk transposed (rows latent, columns plain query), and `v_b_proj`, W_uv. Vectors are float32; the router is
+packed f32; `model.embed_tokens.weight` is a plain table, float32 or bfloat16."""
+
+
+class PackedModel(Protocol):
+    """What a backend offers. Not thread-safe: threads and working space are one set."""
+
+    name: str
+    threads: int
+
+    def forward(
+        self, ids: Tensor, positions: Tensor, lengths: Sequence[int], table: Tensor, latent: Tensor, rope: Tensor,
+        *, module: int = -1, before: Tensor | None = None, chosen: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Hidden states after the last norm, float32 [tokens, hidden]; latents are appended to the cache.
+
+        Args:   ids, positions: int64 [tokens]. lengths: new tokens of each sequence. table: int32 [sequences, pages].
+                latent, rope: the cache, [layers, pages, page_tokens, ...]. module: an MTP module instead of the main
+                model, with `before` [tokens, hidden]. chosen: filled with expert ids, int64 [layers, tokens, top_k].
+        Raises: IndexError: an id, position or page is out of range; nothing was written.
+        """
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Normed hidden states [rows, hidden] times the head, float32 [rows, vocabulary]."""
+        ...
+
+    def space_bytes(self, tokens: int) -> int:
+        """Working space of a forward of `tokens` tokens [B]."""
+        ...
+
+
+def open_packed(
+    config: ModelConfig, weights: Weights, turn: tuple[Tensor, Tensor], threads: int
+) -> PackedModel | None:
+    """A packed model on this CPU's kernels; None (said once) if there are none.
+
+    Args: turn: cosines and sines of the rotary pairs, float32 [positions, rope / 2]. threads: the caller among them.
+    """
+    found = library()
+    if found is None:
+        return None
+    from fathom.ops.cpu.native import NativeModel
+
+    return NativeModel(config, weights, turn, threads, found)
