@@ -2,7 +2,7 @@
 
 import pytest
 
-from fathom.batching.request import ThinkingParams
+from fathom.batching.request import ThinkingParams, sibling_seed
 from fathom.engine import load
 from fathom.engine.engine import Engine, EngineConfig
 from fathom.engine.record import read_steps
@@ -167,3 +167,34 @@ def test_pages_of_the_module_are_counted_too(monkeypatch):
 def test_memory_fraction_is_a_fraction(fraction):
     with pytest.raises(ConfigError, match="memory_fraction"):
         EngineConfig(memory_fraction=fraction)
+
+
+def test_samples_of_one_prompt_are_what_each_is_alone_and_the_prompt_is_computed_once():
+    params = {"max_tokens": 9, "temperature": 0.9}
+    each = [request(i, PROMPT, seed=sibling_seed(5, i), **params) for i in range(4)]
+    alone = {}
+    for one in each:
+        alone |= run(engine(), [one])
+    worker = engine()
+    assert run(worker, each) == alone
+    assert len({tuple(tokens) for tokens in alone.values()}) > 1
+    stats = worker.stats()
+    assert (stats.computed_tokens, stats.copied_pages) == (9 + 4 * 8, 3)
+    assert stats.prefix_hit_tokens == 3 * 9
+
+
+def test_steps_are_timed_and_prompts_limited_by_the_time_they_take():
+    worker = engine(max_batch_tokens=64, num_pages=64, max_stretch=1.5)
+    worker.add(request("stream", PROMPT, max_tokens=60, ignore_eos=True))
+    for _ in range(5):
+        worker.step()
+    assert worker.step_time.alone_s(1, 12) == pytest.approx(worker.step_s, rel=5.0)
+    worker.add(request("long", (3,) * 150, max_tokens=1))
+    worker.step()
+    assert 1 <= worker.scheduler.live["long"].computed < 64
+
+
+def test_pages_are_named_after_the_arithmetic_that_fills_them():
+    numerics = engine().scheduler.config.numerics
+    assert numerics == engine(page_tokens=8).scheduler.config.numerics
+    assert numerics == tiny().numerics != Hashing().numerics
