@@ -8,12 +8,12 @@ from fathom.batching.request import SamplingParams
 from fathom.engine.runner import Runner
 from fathom.engine.spill import LostPages, SpillFile
 from fathom.errors import EngineError
-from fathom.model import LatentCache
+from fathom.model import LatentCache, OneAtATime
 from tests.engine.tiny import CONFIG, plain_logits, tiny
 
 
 def runner():
-    return Runner(tiny(), LatentCache(CONFIG, 8, 4))
+    return Runner(OneAtATime(tiny()), LatentCache(CONFIG, 8, 4))
 
 
 def greedy(position):
@@ -79,7 +79,7 @@ def test_a_sibling_samples_from_the_row_before_it():
     rows += [Row(str(i), (), 3, pages, state) for i, state in enumerate(others)]
     rows.append(Row("late", (8, 1, 40), 0, (5,), greedy(3)))
     assert executor.execute(Plan(2, tuple(rows))) == [*lone, *executor.execute(Plan(3, (rows[-1],)))]
-    assert len({answer.logprob.logprob for answer in lone}) > 1
+    assert len({answer.logprobs[0].logprob for answer in lone}) > 1
 
 
 def test_pages_are_copied_before_anything_is_written():
