@@ -50,7 +50,7 @@ typedef struct {
 } model;
 
 typedef struct { /* pages of latents and rotated keys, per layer */
-    void *latent, *rope; /* [layers, pages, page_tokens, latent or rope] */
+    void *latent, *rope; /* [layers + modules, pages, page_tokens, latent or rope] */
     int64_t kind, pages, page_tokens;
 } cache;
 
@@ -66,7 +66,7 @@ typedef struct {
     const int64_t *ids;       /* [tokens]: what to embed */
     const float *before;      /* [tokens, hidden]: what an MTP module joins the embeddings with */
     float *hidden;            /* [tokens, hidden]: states after the last norm */
-    int64_t *chosen;          /* NULL, or [layers, tokens, top_k]: the experts chosen, for those who look */
+    int64_t *chosen;          /* NULL, or [layers + modules, tokens, top_k]: the experts chosen, for those who look */
 } call;
 
 typedef struct {
