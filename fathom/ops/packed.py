@@ -37,8 +37,9 @@ class PackedModel(Protocol):
         """Hidden states after the last norm, float32 [tokens, hidden]; latents are appended to the cache.
 
         Args:   ids, positions: int64 [tokens]. lengths: new tokens of each sequence. table: int32 [sequences, pages].
-                latent, rope: the cache, [layers, pages, page_tokens, ...]. module: an MTP module instead of the main
-                model, with `before` [tokens, hidden]. chosen: filled with expert ids, int64 [layers, tokens, top_k].
+                latent, rope: the cache, [layers + modules, pages, page_tokens, ...]. module: an MTP module instead of
+                the main model, with `before` [tokens, hidden]. chosen: filled with expert ids, int64 [layers + modules,
+                tokens, top_k].
         Raises: IndexError: an id, position or page is out of range; nothing was written.
         """
         ...
