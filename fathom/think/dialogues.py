@@ -37,7 +37,7 @@ def dialogues(
         if held >= answer_tokens:
             break
         if number > 100 * (len(made) + 1):
-            raise InputError(f"a context of {longest} tokens holds hardly any problem of fathom.tasks; use a larger one.")
+            raise InputError(f"a context of {longest} tokens holds hardly a problem of fathom.tasks; use a larger one.")
         dialogue = _dialogue(tokenizer, problem, thinking)
         if len(dialogue.prompt) + len(dialogue.answer) <= longest:
             made.append(dialogue)
