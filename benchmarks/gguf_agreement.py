@@ -25,8 +25,9 @@ from torch import Tensor
 
 from fathom import ops
 from fathom.batching.request import SamplingParams
+from fathom.checkpoint import load_weights
 from fathom.checkpoint.gguf import export_gguf
-from fathom.config import find_model
+from fathom.config import ModelConfig, find_model
 from fathom.engine import LLM, EngineConfig
 from fathom.model import Batch, Transformer
 from fathom.tasks import FAMILIES, draw
@@ -92,10 +93,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     directory = find_model(args.model)
-    llm = LLM(directory, EngineConfig(max_sequences=16, num_pages=512))
-    model = llm.engine.model
+    llm = LLM(directory, EngineConfig(max_sequences=16, num_pages=512, bits=32, spec="off", threads=args.threads))
+    model = Transformer(ModelConfig.read(directory), mtp=False)
+    load_weights(model, directory)
+    torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         file = Path(folder) / "model.gguf"
         export_gguf(directory, file, kind="f32", vocabulary=gguf_vocabulary(llm.tokenizer, model.config.vocab_size))

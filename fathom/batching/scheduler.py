@@ -25,8 +25,9 @@ from collections import Counter
 from collections.abc import Iterable
 
 from fathom.batching.limits import SchedulerConfig
-from fathom.batching.plan import Plan, Row, Sampled, Sampling
+from fathom.batching.plan import Plan, Row, Sampled
 from fathom.batching.request import Output, Request, Sequence
+from fathom.batching.rows import output_of, row_of
 from fathom.batching.steptime import Budget, StepTime
 from fathom.batching.tables import PageTables
 from fathom.errors import EngineError, RequestError
@@ -107,7 +108,7 @@ class Scheduler:
         if sequence is None:
             return None
         sequence.finish_reason = "abort"
-        output = self._output(sequence)
+        output = output_of(sequence)
         self._retire(sequence)
         return output
 
@@ -136,7 +137,7 @@ class Scheduler:
         tables = self.tables
         return Plan(
             step=self.steps,
-            rows=tuple([self._row(sequence, count, max_drafts) for sequence, count in self._planned.items()]),
+            rows=tuple([row_of(sequence, count, tables, max_drafts) for sequence, count in self._planned.items()]),
             spills=tuple(tables.spills),
             copies=tuple(tables.copies),
             restores=tuple(tables.restores),
@@ -170,7 +171,7 @@ class Scheduler:
         sequence.computed = row.start + len(row.token_ids) - row.drafts
         if answer is None:
             self.tables.publish(sequence)
-            return self._output(sequence)
+            return output_of(sequence)
         before = len(sequence.tokens)
         for token_id in answer.token_ids:
             sequence.append(token_id, self.eos_token_ids)
@@ -182,7 +183,7 @@ class Scheduler:
         self.tables.publish(sequence)
         self._drafted.update(range(row.drafts))
         self._accepted.update(range(taken - 1))
-        return self._output(sequence, answer, taken, row.drafts)
+        return output_of(sequence, answer, taken, row.drafts)
 
     # -- the parts of a step ---------------------------------------------------------------------------------------
 
@@ -270,8 +271,9 @@ class Scheduler:
                 drafts = min(len(sequence.drafts), most, left, sequence.room - 1)
                 ahead = max(0, min(most, sequence.room - 2) - 1)  # guesses leave provisional latents, but for the first
                 self._reserve(sequence, count + drafts + ahead)
-                drafts = max(0, min(drafts, self._slots(sequence) - count))
+                drafts = max(0, min(drafts, self.tables.slots(sequence) - count))
                 self._planned[sequence] += drafts
+                self._budget.spend_decodes(drafts, sequence.computed + 1)
                 left -= drafts
 
     # -- pages -----------------------------------------------------------------------------------------------------
@@ -312,12 +314,8 @@ class Scheduler:
 
     def _reserve(self, sequence: Sequence, tokens: int) -> None:
         """Pages for guesses, as long as a page stays in sight for everyone's next token."""
-        while self._slots(sequence) < tokens and self.pool.available > len(self.running):
+        while self.tables.slots(sequence) < tokens and self.pool.available > len(self.running):
             sequence.pages.append(self.pool.allocate())
-
-    def _slots(self, sequence: Sequence) -> int:
-        """Tokens for which it has pages, beyond those computed."""
-        return len(sequence.pages) * self.config.page_tokens - sequence.computed
 
     def _make_room(self, sequence: Sequence) -> bool:
         """Preempt from the back of the order, sparing who is part of the plan already, until a page is available."""
@@ -359,39 +357,6 @@ class Scheduler:
         else:
             _remove(self.waiting, sequence)
         del self.live[sequence.request.id]
-
-    # -- messages --------------------------------------------------------------------------------------------------
-
-    def _row(self, sequence: Sequence, count: int, max_drafts: int) -> Row:
-        start, known, pages = sequence.computed, len(sequence.tokens), self.tables.table(sequence)
-        end = start + count
-        if end < known:
-            after = sequence.tokens[end] if max_drafts else None
-            return Row(sequence.request.id, tuple(sequence.tokens[start:end]), start, pages, next_token_id=after)
-        params = sequence.request.params
-        sampling = Sampling(
-            position=known,
-            params=params,
-            thinking_left=sequence.thinking_left,
-            prompt_ids=sequence.request.prompt_token_ids if params.penalises_prompt else (),
-            output_ids=tuple(sequence.tokens[sequence.prompt_tokens :]) if params.penalises_output else (),
-        )
-        guesses = sequence.drafts[: end - known]
-        propose = max(0, min(max_drafts, sequence.room - 2, self._slots(sequence) - count + 1)) if count else 0
-        tokens = (*sequence.tokens[start:], *guesses)
-        return Row(sequence.request.id, tokens, start, pages, sampling, len(guesses), propose)
-
-    def _output(self, sequence: Sequence, answer: Sampled | None = None, taken: int = 0, drafts: int = 0) -> Output:
-        return Output(
-            request_id=sequence.request.id,
-            token_ids=() if answer is None else answer.token_ids[:taken],
-            finish_reason=sequence.finish_reason,
-            read_tokens=min(sequence.computed, sequence.prompt_tokens),
-            cached_tokens=sequence.cached_tokens,
-            logprobs=() if answer is None else answer.logprobs[:taken],
-            accepted_drafts=max(0, taken - 1),
-            rejected_drafts=drafts - max(0, taken - 1),
-        )
 
 
 def _key(sequence: Sequence) -> tuple[int, int]:

@@ -22,7 +22,9 @@ class SpillIndex:
         self.spilled = 0
         self.restored = 0
         self.lost = 0
-        self._free = list(range(num_slots - 1, -1, -1))
+        self._num_slots = num_slots
+        self._begun = 0  # slots from here on were never used: a file may have more of them than a list should
+        self._free: list[int] = []
         self._slot_of: OrderedDict[bytes, int] = OrderedDict()  # least recently used first
         self._name_of: dict[int, bytes] = {}
         self._written: list[int] = []  # by the plan under way
@@ -41,6 +43,8 @@ class SpillIndex:
             return None
         if self._free:
             slot = self._free.pop()
+        elif self._begun < self._num_slots:
+            slot, self._begun = self._begun, self._begun + 1
         elif self._slot_of and next(iter(self._slot_of.values())) not in self._read:
             # reading makes a slot the most recent: if the first is read by this plan, this plan has used all others
             _, slot = self._slot_of.popitem(last=False)

@@ -39,7 +39,7 @@ class StepTime:
     _alone: float = field(default=0.0, repr=False)  # weight of the steps observed with decodes only
     _mixed: float = field(default=0.0, repr=False)  # with both
     _restored: float = field(default=0.0, repr=False)
-    _decodes: int = field(default=0, repr=False)  # when they were last seen alone
+    _decodes: int = field(default=0, repr=False)  # sequences that decoded when that was last seen alone
     _in_a_row: int = field(default=0, repr=False)  # mixed steps since then
     _widest: float = field(default=math.inf, repr=False)  # prompt tokens in mixed steps of late
 
@@ -77,10 +77,11 @@ class StepTime:
 
     def observe(self, plan: Plan, seconds: float) -> None:
         """Learn from a step that took `seconds`, without what reading pages back took."""
-        decodes = decode_keys = tokens = keys = 0
+        rows = decodes = decode_keys = tokens = keys = 0
         for row in plan.rows:
             count = len(row.token_ids)
             if row.sampling is not None and count - row.drafts == 1:  # a guess costs what a decode does
+                rows += 1
                 decodes += count
                 decode_keys += count * (row.start + 1)
             else:
@@ -92,6 +93,7 @@ class StepTime:
         if tokens:
             self._observe_mixed(error - self.prompt_s * tokens - self.prompt_key_s * keys, seconds, tokens, keys / KEYS)
         else:
+            self._decodes, self._in_a_row = rows, 0
             self._observe_alone(error, seconds, decodes, decode_keys / KEYS)
 
     def observe_restores(self, pages: int, seconds: float) -> None:
@@ -101,7 +103,6 @@ class StepTime:
             self.restore_s += (seconds - self.restore_s * pages) * pages / (seconds * seconds * self._restored)
 
     def _observe_alone(self, error: float, seconds: float, decodes: int, keys: float) -> None:
-        self._decodes, self._in_a_row = decodes, 0
         weight = 1.0 / (seconds * seconds)
         self._alone = KEPT * self._alone + weight * (1.0 + decodes * decodes + keys * keys)
         step = error * weight / self._alone
@@ -122,7 +123,8 @@ class StepTime:
 class Budget:
     """What prompts may still take of one step: tokens, and seconds where decodes wait for its end.
 
-    Fields: least: tokens that fit whatever the seconds say, so that prompts always advance. spent_s: what they took.
+    Fields: least: tokens (or else one page read back) that fit whatever the seconds say, so that prompts always
+            advance. spent_s: what they took.
     """
 
     def __init__(
@@ -146,13 +148,17 @@ class Budget:
             return math.inf if self.tokens else 0
         restore_s = self._step_time.restore_s
         fitting = (self.seconds - self.spent_s) / restore_s if restore_s > 0.0 else 0.0
-        return max(fitting, 1 if self.least else 0)
+        return max(fitting, 1 if self.least and not self.spent_s else 0)
 
     def spend(self, tokens: int, start: int) -> None:
         """A chunk of a prompt joins the step."""
         self.tokens -= tokens
         self.least = max(0, self.least - tokens)
         self.spent_s += self._step_time.chunk_s(tokens, start)
+
+    def spend_decodes(self, tokens: int, keys: int) -> None:
+        """Guesses are verified, `tokens` of them with `keys` each; their own stream waits for them, not the prompts."""
+        self.spent_s += tokens * (self._step_time.decode_s + keys * self._step_time.decode_key_s)
 
     def spend_pages(self, pages: int) -> None:
         """Pages are read back before the step."""

@@ -103,6 +103,10 @@ class PageTables:
         self.pool.release(sequence.pages)
         sequence.pages, sequence.table, sequence.computed, sequence.published = [], (), 0, 0
 
+    def slots(self, sequence: Sequence) -> int:
+        """Tokens for which it has pages, beyond those computed."""
+        return len(sequence.pages) * self.page_tokens - sequence.computed
+
     @staticmethod
     def table(sequence: Sequence) -> tuple[int, ...]:
         """Its pages as a Row carries them; built anew only when they have changed."""

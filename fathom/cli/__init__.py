@@ -25,6 +25,8 @@ COMMANDS = {
     "generate": "continue one prompt",
     "train": "train a model from a recipe",
     "eval": "measure a model on tasks with known answers",
+    "bench": "measure speed, and what bounds it",
+    "replay": "execute a step log again, to the bit",
     "info": "count a model: parameters, bytes, FLOPs",
     "init": "make a model of a known shape with random weights",
     "convert": "rewrite a checkpoint: precision, shard size",

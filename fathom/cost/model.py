@@ -250,6 +250,25 @@ def decode_flops(config: ModelConfig, context: int) -> float:
     return 2 * activated_parameters(config, embedding=False) + attention
 
 
+def experts_met(config: ModelConfig, tokens: int) -> float:
+    """Experts of a layer that `tokens` tokens choose at least once, if they choose evenly and independently."""
+    missed = 1.0 - config.num_experts_per_tok / config.n_routed_experts
+    return config.n_routed_experts * (1.0 - missed**tokens)
+
+
+def step_flops(config: ModelConfig, sequences: int, tokens: int, context: int) -> tuple[float, float]:
+    """(FLOPs of products with weights, FLOPs of attention) of one step [FLOP]: `tokens` new ones in each sequence.
+
+    The head works on the last of them only. Attention is counted in the cheaper of its two forms.
+    """
+    head = config.vocab_size * config.hidden_size
+    each = 2 * (activated_parameters(config, embedding=False) - head)
+    keys = context + (tokens + 1) / 2
+    attention = min(attention_flops(config, keys, absorbed=absorbed) for absorbed in (True, False))
+    rows = sequences * tokens
+    return rows * each + sequences * 2.0 * head, rows * config.num_hidden_layers * attention
+
+
 def prefill_flops(config: ModelConfig, tokens: int, cached: int = 0) -> float:
     """FLOPs per token to read `tokens` tokens after `cached` ones, causal, in the expanded form [FLOP/token].
 

@@ -205,3 +205,21 @@ def packed_size(config: ModelConfig, kind: Kind, group: int | None = None) -> Pa
             plain += size
     elements = sum(matrix.source.elements for matrix in matrices(config) if not (matrix.cut and matrix.cut.begin))
     return PackedSize(elements, values, scales, plain)
+
+
+def step_weight_bytes(config: ModelConfig, kind: Kind, group: int | None = None) -> tuple[float, float]:
+    """(bytes that every step reads, bytes of one expert of every layer) of the main model [B].
+
+    Of the embedding a token reads one row, which is left out, as are vectors.
+    """
+    always = each = 0.0
+    for matrix in matrices(config):
+        if matrix.source.layer is not None and matrix.source.layer >= config.num_hidden_layers:
+            continue
+        parts = stored(kind_for(config, matrix, kind), matrix.rows, matrix.columns, group)
+        one = float(sum(math.prod(shape) * BYTES[dtype] for _, shape, dtype in parts))
+        if matrix.source.part == "experts":
+            each += one
+        else:
+            always += one
+    return always, each

@@ -24,6 +24,7 @@ from fathom.batching.scheduler import Scheduler
 from fathom.batching.steptime import StepTime
 from fathom.engine.load import pages_that_fit, read_bits, read_numerics
 from fathom.engine.record import StepLog, StepRecord
+from fathom.engine.replay import describe_engine
 from fathom.engine.runner import Runner
 from fathom.engine.spec_policy import SpecPolicy, read_spec
 from fathom.engine.spill import LostPages, SpillFile
@@ -123,7 +124,9 @@ class Engine:
         self.step_time = StepTime()
         self.scheduler = Scheduler(limits, eos_token_ids, self.step_time)
         self.runner = Runner(model, self.cache, spill)
-        self._log = StepLog(self.config.record) if self.config.record else None
+        self._log: StepLog | None = None
+        if self.config.record:
+            self._log = StepLog(self.config.record, describe_engine(model, self.cache, limits))
         self.step_s = 0.0
         self._computed_tokens = 0
         self._sampled_tokens = 0
@@ -161,7 +164,7 @@ class Engine:
         plan, sampled = self._execute()
         self._computed_tokens += plan.num_tokens
         if self._log is not None:
-            self._log.write(StepRecord(plan, tuple(sampled), self.step_s))
+            self._log.write(StepRecord(plan, tuple(sampled), self.step_s, self.runner.draft_s))
         outputs = self.scheduler.update(plan, sampled)
         self._sampled_tokens += sum(len(output.token_ids) for output in outputs)
         return outputs

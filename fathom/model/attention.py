@@ -71,7 +71,6 @@ class Attention(nn.Module):
         self, q_nope: Tensor, q_rope: Tensor, latent: Tensor, k_rope: Tensor, batch: Batch, cache: LatentCache,
         layer: int,
     ) -> Tensor:  # fmt: skip
-        assert batch.slots is not None, "a forward with a cache needs a paged Batch"
         pages = cache.latent[layer], cache.rope[layer]
         ops.append_latent(*pages, latent, k_rope, batch.slots)
         one, many = batch.decoding, batch.reading

@@ -71,14 +71,14 @@ class Batch:
     """Where the tokens of one forward belong. Tokens of all sequences lie end to end, in the order given here.
 
     positions: int64 [tokens], absolute. query_lengths: new tokens of each sequence. context_lengths: tokens of each
-    sequence that are in the cache already. page_table: int32 [sequences, pages]; slots: int64 [tokens].
+    sequence that are in the cache already. page_table: int32 [sequences, pages], of pages of `page_tokens` each.
     """
 
     positions: Tensor
     query_lengths: tuple[int, ...]
     context_lengths: tuple[int, ...]
     page_table: Tensor | None = None
-    slots: Tensor | None = None
+    page_tokens: int = 0
     routing: Routing | None = None
 
     @staticmethod
@@ -95,15 +95,24 @@ class Batch:
         page_tokens: int, *, device: torch.device | str | None = None,
     ) -> Batch:  # fmt: skip
         """New tokens that follow what the pages hold already."""
-        width = max(len(pages) for pages in page_table)
+        width = max(map(len, page_table))
         table = torch.tensor([[*pages, *[0] * (width - len(pages))] for pages in page_table], dtype=torch.int32)
-        spans = [(c, c + n) for n, c in zip(query_lengths, context_lengths, strict=True)]
-        positions = torch.cat([torch.arange(begin, end) for begin, end in spans])
-        owner = torch.arange(len(spans)).repeat_interleave(torch.tensor(query_lengths))
-        slots = table[owner, positions // page_tokens].long() * page_tokens + positions % page_tokens
+        positions: list[int] = []
+        for count, context in zip(query_lengths, context_lengths, strict=True):
+            positions += range(context, context + count)
         return Batch(
-            positions.to(device), tuple(query_lengths), tuple(context_lengths), table.to(device), slots.to(device)
-        )
+            torch.tensor(positions, device=device), tuple(query_lengths), tuple(context_lengths), table.to(device),
+            page_tokens,
+        )  # fmt: skip
+
+    @cached_property
+    def slots(self) -> Tensor:
+        """Where each token's latent goes, page * page_tokens + offset, int64 [tokens]."""
+        assert self.page_table is not None, "a forward with a cache needs a paged Batch"
+        lengths = torch.tensor(self.query_lengths, device=self.positions.device)
+        owner = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+        size = self.page_tokens
+        return self.page_table[owner, self.positions // size].long() * size + self.positions % size
 
     @property
     def key_lengths(self) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ class PackedModel(Protocol):
     """What a backend offers. Not thread-safe: threads and working space are one set."""
 
     name: str
+    threads: int
 
     def forward(
         self, ids: Tensor, positions: Tensor, lengths: Sequence[int], table: Tensor, latent: Tensor, rope: Tensor,

@@ -24,6 +24,11 @@ def test_without_slots_nothing_is_taken_or_found():
         SpillIndex(-1)
 
 
+def test_a_file_of_any_size_costs_no_memory_before_it_is_used():
+    index = SpillIndex(10**15)
+    assert [index.write(name) for name in (b"a", b"b")] == [0, 1]
+
+
 def test_what_was_written_is_found_and_not_written_twice():
     index, (slot, _) = filled(3, b"a", b"b")
     assert index.read(b"a") == slot

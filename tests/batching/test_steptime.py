@@ -127,6 +127,20 @@ def test_decodes_are_timed_alone_at_first_and_now_and_then():
     assert not StepTime(step_s=1.0).wants_alone(7)  # given, not observed
 
 
+def test_guesses_cost_what_decodes_do_and_count_as_no_more_streams():
+    time = StepTime()
+    row = Row("a", (1, 2, 3), 10, (), Sampling(11, SamplingParams()), drafts=2)
+    for _ in range(20):
+        time.observe(Plan(1, (row,)), 3.0)
+    assert time.alone_s(3, 33) == pytest.approx(3.0)
+    for _ in range(PROBE_NEW):
+        time.observe(plan([10], (4, 0)), 2.0)
+    assert not time.wants_alone(1)
+    budget = Budget(100, StepTime(decode_s=1.0, decode_key_s=0.5), seconds=10.0)
+    budget.spend_decodes(2, 4)
+    assert budget.spent_s == 6.0
+
+
 def test_restores_are_timed_per_page():
     time = StepTime()
     for _ in range(20):
@@ -154,6 +168,6 @@ def test_a_few_tokens_fit_into_any_time_but_only_once():
     budget = Budget(100, StepTime(prompt_s=1.0), seconds=0.5, least=4)
     assert (budget.tokens_at(0), budget.pages) == (4, 1)
     budget.spend(3, 0)
-    assert budget.tokens_at(0) == 1
+    assert (budget.tokens_at(0), budget.pages) == (1, 0)
     budget.spend(1, 0)
     assert (budget.tokens_at(0), budget.pages) == (0, 0)

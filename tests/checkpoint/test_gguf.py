@@ -155,7 +155,7 @@ def test_llama_cpp_continues_as_fathom_does(name: str, source: Path, tmp_path: P
     )
     prompts = [f"What is {a} + {a * 7}?" for a in range(20)]
     params = SamplingParams(max_tokens=16, temperature=0.0, ignore_eos=True)
-    llm = LLM(model, EngineConfig(max_sequences=4, num_pages=64))
+    llm = LLM(model, EngineConfig(max_sequences=4, num_pages=64, bits=32))
     ids = [[0, *llm.tokenizer.encode(prompt)] for prompt in prompts]
     assert [llama.tokenize(prompt.encode(), add_bos=True) for prompt in prompts] == ids
     ours = [list(done.token_ids) for done in llm.generate(ids, params)]

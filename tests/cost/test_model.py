@@ -143,3 +143,20 @@ def test_decoding_grows_by_one_attention_per_token_of_context() -> None:
 def test_cache_of_keys_and_values_per_head_would_be_71_times_larger() -> None:
     assert cost.expanded_cache_bytes_per_token(V3) == 4_997_120
     assert cost.cache_bytes_per_token(V3, bytes_per_value=1) == 35_136
+
+
+def test_experts_met_by_some_tokens() -> None:
+    assert cost.experts_met(V3, 1) == pytest.approx(8)
+    assert cost.experts_met(V3, 2) == pytest.approx(8 + 8 * (1 - 8 / 256))
+    assert cost.experts_met(V3, 10_000) == pytest.approx(256)
+
+
+def test_a_decoding_step_is_its_tokens_and_a_prompt_has_one_head() -> None:
+    linear, attention = cost.step_flops(V3, 1, 1, 4095)
+    absorbed = V3.num_hidden_layers * cost.attention_flops(V3, 4096, absorbed=True)
+    expanded = V3.num_hidden_layers * cost.attention_flops(V3, 4096, absorbed=False)
+    assert linear == 2 * cost.activated_parameters(V3, embedding=False)
+    assert attention == min(absorbed, expanded)
+    assert cost.step_flops(V3, 3, 1, 4095) == (3 * linear, 3 * attention)
+    head = 2 * V3.vocab_size * V3.hidden_size
+    assert cost.step_flops(V3, 1, 10, 0)[0] == 10 * (linear - head) + head

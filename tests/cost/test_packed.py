@@ -81,3 +81,11 @@ def test_the_size_is_that_of_the_tensors() -> None:
 def test_a_senseless_group_is_refused() -> None:
     with pytest.raises(ConfigError, match="32, 64, 128"):
         cost.packed_size(NANO, "i4", 48)
+
+
+def test_what_steps_read_is_the_packed_model_without_embedding_vectors_and_modules() -> None:
+    config = replace(NANO, num_nextn_predict_layers=0)
+    always, expert = cost.step_weight_bytes(config, "i4")
+    size = cost.packed_size(config, "i4")
+    assert always + expert * config.n_routed_experts == size.bytes - size.plain_bytes
+    assert cost.step_weight_bytes(NANO, "i4") == (always, expert)  # modules are read by the drafter only

@@ -30,7 +30,7 @@ class Hashing(nn.Module):
         super().__init__()
         self.config, self.compute_dtype = HASHED, torch.float64
         self.right, self.mtp_modules = right, mtp_modules
-        self.nothing = nn.Parameter(torch.zeros(1), requires_grad=False)  # what tells an engine the device
+        self.device, self.numerics = torch.device("cpu"), "hashes"
         self.stale = self.read_ahead = 0  # latents the module found wrong, and all it looked at
 
     def forward(self, tokens, batch, cache):

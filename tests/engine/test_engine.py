@@ -2,10 +2,12 @@
 
 import pytest
 
-from fathom.batching.request import ThinkingParams
+from fathom.batching.request import ThinkingParams, sibling_seed
+from fathom.engine import load
 from fathom.engine.engine import Engine, EngineConfig
 from fathom.engine.record import read_steps
 from fathom.errors import ConfigError, EngineError, RequestError
+from tests.engine.hashing import Hashing
 from tests.engine.tiny import CONFIG, plain_greedy, request, run, tiny
 
 PROMPT = (5, 9, 2, 7, 11, 3, 40, 1, 22)
@@ -137,7 +139,62 @@ def test_pages_are_sized_by_memory_when_not_given():
     assert worker.stats().pages_total == 3 * CONFIG.max_position_embeddings // 16
 
 
+def test_a_model_without_a_module_guesses_nothing_and_says_so_when_told_to():
+    for spec in ("auto", "off", 0):
+        worker = engine(spec=spec)
+        run(worker, [request("a", PROMPT, max_tokens=5)])
+        assert worker.stats().drafted_by_depth == ()
+        assert len(worker.cache.latent) == CONFIG.num_hidden_layers
+    with pytest.raises(ConfigError, match="spec is 2; this model was loaded without an MTP module"):
+        engine(spec=2)
+
+
+def test_spec_is_checked_and_says_whether_the_module_is_needed():
+    assert [EngineConfig(spec=spec).mtp for spec in ("auto", "off", 0, 3, "3")] == [None, False, False, True, True]
+    with pytest.raises(ConfigError, match="spec is 'many'"):
+        EngineConfig(spec="many")
+
+
+def test_pages_of_the_module_are_counted_too(monkeypatch):
+    monkeypatch.setattr(load, "free_bytes", lambda device: 10_000)
+    pages = [
+        Engine(Hashing(), config=EngineConfig(page_tokens=2, spec=spec)).stats().pages_total for spec in ("off", "auto")
+    ]
+    assert pages == [10_000 // 2 // (2 * layers * (2 + 4) * 8) for layers in (2, 3)]
+
+
 @pytest.mark.parametrize("fraction", [0.0, 1.1])
 def test_memory_fraction_is_a_fraction(fraction):
     with pytest.raises(ConfigError, match="memory_fraction"):
         EngineConfig(memory_fraction=fraction)
+
+
+def test_samples_of_one_prompt_are_what_each_is_alone_and_the_prompt_is_computed_once():
+    params = {"max_tokens": 9, "temperature": 0.9}
+    each = [request(i, PROMPT, seed=sibling_seed(5, i), **params) for i in range(4)]
+    alone = {}
+    for one in each:
+        alone |= run(engine(), [one])
+    worker = engine()
+    assert run(worker, each) == alone
+    assert len({tuple(tokens) for tokens in alone.values()}) > 1
+    stats = worker.stats()
+    assert (stats.computed_tokens, stats.copied_pages) == (9 + 4 * 8, 3)
+    assert stats.prefix_hit_tokens == 3 * 9
+
+
+def test_steps_are_timed_and_prompts_limited_by_the_time_they_take():
+    worker = engine(max_batch_tokens=64, num_pages=64, max_stretch=1.5)
+    worker.add(request("stream", PROMPT, max_tokens=60, ignore_eos=True))
+    for _ in range(5):
+        worker.step()
+    assert worker.step_time.alone_s(1, 12) == pytest.approx(worker.step_s, rel=5.0)
+    worker.add(request("long", (3,) * 150, max_tokens=1))
+    worker.step()
+    assert 1 <= worker.scheduler.live["long"].computed < 64
+
+
+def test_pages_are_named_after_the_arithmetic_that_fills_them():
+    numerics = engine().scheduler.config.numerics
+    assert numerics == engine(page_tokens=8).scheduler.config.numerics
+    assert numerics == tiny().numerics != Hashing().numerics

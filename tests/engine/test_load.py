@@ -6,33 +6,50 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fathom.config import preset
+from fathom import ops
 from fathom.engine import load
-from fathom.engine.load import eos_token_ids, free_bytes, load_model, pages_that_fit, read_dtype
+from fathom.engine.load import eos_token_ids, free_bytes, load_model, pages_that_fit, read_bits, read_numerics
 from fathom.errors import CheckpointError, ConfigError
+from fathom.model import OneAtATime, Transformer
 from tests.engine.checkpoint import save_tiny
 from tests.engine.tiny import CONFIG
 
 CPU = torch.device("cpu")
 
 
-def test_a_saved_model_loads_without_its_mtp_module(tmp_path):
-    saved = save_tiny(tmp_path)
-    loaded = load_model(tmp_path)
-    kept = loaded.state_dict()
-    assert not any(name.startswith("model.layers.2.") for name in kept)
-    assert all(torch.equal(tensor, saved.state_dict()[name]) for name, tensor in kept.items())
-    assert not any(parameter.requires_grad for parameter in loaded.parameters())
-    assert any(name.startswith("model.layers.2.") for name in load_model(tmp_path, mtp=True).state_dict())
-
-
-def test_dtype_is_as_asked_or_as_the_config_says(tmp_path):
+def test_a_saved_model_loads_with_or_without_its_mtp_module(tmp_path):
     save_tiny(tmp_path)
-    assert load_model(tmp_path, "bfloat16").lm_head.weight.dtype == torch.bfloat16
-    assert load_model(tmp_path, "auto").lm_head.weight.dtype == torch.float32
-    assert read_dtype("auto", preset("deepseek-v3")) == torch.bfloat16
-    with pytest.raises(ConfigError, match="dtype is 'int3'"):
-        read_dtype("int3", CONFIG)
+    assert load_model(tmp_path).mtp_modules == 0
+    assert load_model(tmp_path, mtp=True).mtp_modules == load_model(tmp_path, mtp=None).mtp_modules == 1
+
+
+def test_a_module_that_config_json_promises_but_the_files_lack_is_not_missed_unless_needed(tmp_path):
+    save_tiny(tmp_path, mtp=False)
+    assert load_model(tmp_path, mtp=None).mtp_modules == 0
+    with pytest.raises(ConfigError, match="no MTP module"):
+        load_model(tmp_path, mtp=True)
+
+
+def test_bits_are_as_asked_or_as_stored(tmp_path):
+    save_tiny(tmp_path)
+    kinds = {bits: load_model(tmp_path, bits).kind for bits in ("auto", 32, 16, "8", 4)}
+    assert kinds == {"auto": "f32", 32: "f32", 16: "bf16", "8": "i8", 4: "i4"}
+    with pytest.raises(ConfigError, match="bits is 3; it must be one of auto, 32, 16, 8, 4"):
+        read_bits(3)
+
+
+@pytest.mark.parametrize(("numerics", "kind"), [("exact", OneAtATime), ("fast", Transformer)])
+def test_without_kernels_plain_torch_serves(numerics, kind, tmp_path):
+    saved = save_tiny(tmp_path)
+    with ops.use("reference"):
+        loaded = load_model(tmp_path, mtp=True, numerics=numerics)
+    assert type(loaded) is kind
+    plain = getattr(loaded, "model", loaded) if kind is OneAtATime else loaded
+    kept = saved.state_dict()
+    assert all(torch.equal(tensor, kept[name].float()) for name, tensor in plain.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in plain.parameters())
+    with pytest.raises(ConfigError, match="exact, fast"):
+        read_numerics("sloppy")
 
 
 def test_a_missing_directory_and_missing_weights_are_refused(tmp_path):

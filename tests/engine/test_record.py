@@ -1,23 +1,16 @@
-"""The step log is the engine's life: it can be read back, and lived again."""
-
-import math
+"""The step log is the engine's life: what was written is read back."""
 
 import pytest
 
 from fathom.batching.plan import Plan, Sampled
-from fathom.engine.engine import Engine, EngineConfig
-from fathom.engine.record import StepLog, StepRecord, read_steps, replay
-from fathom.engine.runner import Runner
-from fathom.engine.spill import SpillFile
+from fathom.engine.record import LogHeader, StepLog, StepRecord, read_header, read_steps
 from fathom.errors import InputError
-from fathom.model import LatentCache
-from tests.engine.tiny import CONFIG, request, run, tiny
 
-PAGE_BYTES = LatentCache(CONFIG, 1, 4).page_bytes
+HEADER = LogHeader(config="c", probe="p", kind="f32", numerics="n", page_tokens=4, num_pages=12)
 
 
 def test_records_are_read_back_as_written(tmp_path):
-    log = StepLog(tmp_path / "log")
+    log = StepLog(tmp_path / "log", HEADER)
     records = [StepRecord(Plan(step), (Sampled((step,)),), 0.5) for step in (1, 2)]
     for record in records:
         log.write(record)
@@ -26,7 +19,7 @@ def test_records_are_read_back_as_written(tmp_path):
 
 def test_a_torn_last_line_is_left_out(tmp_path):
     path = tmp_path / "log"
-    log = StepLog(path)
+    log = StepLog(path, HEADER)
     for step in (1, 2):
         log.write(StepRecord(Plan(step), (), 0.5))
     path.write_bytes(path.read_bytes()[:-9])
@@ -35,30 +28,33 @@ def test_a_torn_last_line_is_left_out(tmp_path):
 
 def test_a_damaged_line_is_named(tmp_path):
     path = tmp_path / "log"
-    StepLog(path).write(StepRecord(Plan(1), (), 0.5))
+    StepLog(path, HEADER).write(StepRecord(Plan(1), (), 0.5))
     with path.open("ab") as file:
         file.write(b'{"plan": 3}\n')
-    with pytest.raises(InputError, match="line 2"):
+    with pytest.raises(InputError, match="line 3"):
         list(read_steps(path))
 
 
 def test_a_new_log_begins_anew(tmp_path):
-    StepLog(tmp_path / "log").write(StepRecord(Plan(1), (), 0.5))
-    StepLog(tmp_path / "log")
+    StepLog(tmp_path / "log", HEADER).write(StepRecord(Plan(1), (), 0.5))
+    StepLog(tmp_path / "log", HEADER)
     assert list(read_steps(tmp_path / "log")) == []
 
 
-def test_a_recorded_run_lives_again_with_the_same_tokens_and_the_same_bits(tmp_path):
-    limits = {"max_batch_tokens": 9, "max_sequences": 3, "page_tokens": 4, "num_pages": 12, "max_stretch": math.inf}
-    spill = {"spill_path": str(tmp_path / "spill"), "spill_bytes": 20 * PAGE_BYTES}
-    engine = Engine(tiny(), config=EngineConfig(record=str(tmp_path / "log"), **limits, **spill))
-    prompts = [tuple(range(i, i + 9)) for i in range(4)]
-    run(engine, [request(i, p, max_tokens=9, temperature=0.9, seed=i, logprobs=3) for i, p in enumerate(prompts)])
-    run(engine, [request(9, prompts[0], max_tokens=2), request(10, prompts[0], max_tokens=9, temperature=0.9, seed=1)])
-    stats = engine.stats()
-    assert stats.preemptions and stats.copied_pages and stats.spilled_pages and stats.restored_pages
-    cache = LatentCache(CONFIG, 12, 4)
-    runner = Runner(tiny(), cache, SpillFile(tmp_path / "spill", 20 * PAGE_BYTES, cache))
-    steps = list(replay(read_steps(tmp_path / "log"), runner))
-    assert len(steps) == engine.stats().steps
-    assert all(record.sampled == again for record, again in steps)  # log-probabilities too, to the last bit
+def test_a_prediction_is_judged_by_what_it_covers():
+    record = StepRecord(Plan(1, predicted_s=0.3), (), 0.5, draft_s=0.1)
+    assert record.predicted_s == 0.3
+    assert record.error == pytest.approx(0.25)
+    unforeseen = StepRecord(Plan(1), (), 0.5)
+    assert unforeseen.predicted_s is None and unforeseen.error is None
+
+
+def test_a_log_begins_with_its_header(tmp_path):
+    path = tmp_path / "log"
+    StepLog(path, HEADER).write(StepRecord(Plan(1), (), 0.5))
+    assert read_header(path) == HEADER
+    path.write_bytes(b"{}\n")
+    with pytest.raises(InputError, match="line 1 does not begin a step log"):
+        read_header(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_header(tmp_path / "none")

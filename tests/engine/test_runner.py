@@ -1,16 +1,19 @@
 """A Plan becomes tensors and back: each row in its pages, logits only where they are asked for."""
 
+import pytest
 import torch
 
 from fathom.batching.plan import Plan, Row, Sampling
 from fathom.batching.request import SamplingParams
 from fathom.engine.runner import Runner
-from fathom.model import LatentCache
+from fathom.engine.spill import LostPages, SpillFile
+from fathom.errors import EngineError
+from fathom.model import LatentCache, OneAtATime
 from tests.engine.tiny import CONFIG, plain_logits, tiny
 
 
 def runner():
-    return Runner(tiny(), LatentCache(CONFIG, 8, 4))
+    return Runner(OneAtATime(tiny()), LatentCache(CONFIG, 8, 4))
 
 
 def greedy(position):
@@ -64,3 +67,54 @@ def test_logits_are_computed_for_sampling_rows_only(monkeypatch):
 
 def test_an_empty_plan_computes_nothing():
     assert runner().execute(Plan(1)) == []
+
+
+def test_a_sibling_samples_from_the_row_before_it():
+    executor = runner()
+    states = [Sampling(3, SamplingParams(seed=seed, logprobs=2)) for seed in range(3)]
+    pages, prompt = (3,), (5, 9, 2)
+    lone = [executor.execute(Plan(1, (Row("a", prompt, 0, pages, state),)))[0] for state in states]
+    first, *others = states
+    rows = [Row("other", (1, 2), 0, (6,)), Row("a", prompt, 0, pages, first)]
+    rows += [Row(str(i), (), 3, pages, state) for i, state in enumerate(others)]
+    rows.append(Row("late", (8, 1, 40), 0, (5,), greedy(3)))
+    assert executor.execute(Plan(2, tuple(rows))) == [*lone, *executor.execute(Plan(3, (rows[-1],)))]
+    assert len({answer.logprobs[0].logprob for answer in lone}) > 1
+
+
+def test_pages_are_copied_before_anything_is_written():
+    executor = runner()
+    executor.execute(Plan(1, (Row("a", (5, 9, 2), 0, (3,)),)))
+    before = [part.clone() for part in executor.cache.page(3)]
+    row = Row("b", (7,), 3, (4,), greedy(4))
+    (answer,) = executor.execute(Plan(2, (Row("a", (11,), 3, (3,)), row), copies=((3, 4),)))
+    assert answer.token_ids[0] == best([5, 9, 2, 7])
+    for copied, kept, own in zip(executor.cache.page(4), before, executor.cache.page(3), strict=True):
+        assert torch.equal(copied[:, :3], kept[:, :3])
+        assert not torch.equal(copied[:, 3], own[:, 3])
+
+
+def test_moves_come_in_the_order_spills_copies_restores(tmp_path):
+    executor = runner()
+    cache = executor.cache
+    executor.spill = SpillFile(tmp_path / "spill", 2 * cache.page_bytes, cache)
+    for page in range(3):
+        cache.latent[:, page] = page
+    executor.execute(Plan(1, spills=((0, 1),)))
+    executor.execute(Plan(2, spills=((1, 0),), copies=((2, 1),), restores=((1, 2),)))  # 1 -> file, 2 -> 1, file -> 2
+    assert [float(cache.latent[0, page, 0, 0]) for page in range(3)] == [0.0, 2.0, 0.0]
+    assert executor.restore_s > 0
+    executor.execute(Plan(3, restores=((0, 0),)))
+    assert float(cache.latent[0, 0, 0, 0]) == 1.0
+
+
+def test_a_lost_page_voids_the_plan_before_anything_is_computed(tmp_path):
+    executor = runner()
+    executor.spill = SpillFile(tmp_path / "spill", 2 * executor.cache.page_bytes, executor.cache)
+    executor.execute(Plan(1, spills=((0, 1),)))
+    with pytest.raises(LostPages) as caught:
+        executor.execute(Plan(2, (Row("a", (5, 9, 2), 0, (3,)),), restores=((0, 4), (1, 5))))
+    assert caught.value.slots == (0,)
+    assert not executor.cache.latent.any()
+    with pytest.raises(EngineError, match="set spill_path"):
+        runner().execute(Plan(1, spills=((0, 1),)))

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from fathom.batching.request import ThinkingParams
 from fathom.engine.engine import Engine, EngineConfig
-from fathom.engine.record import read_steps, replay
+from fathom.engine.record import read_steps
+from fathom.engine.replay import replay
 from fathom.engine.runner import Runner
 from fathom.errors import EngineError
 from fathom.model import LatentCache, Transformer, init_weights
@@ -146,8 +147,8 @@ def test_guesses_are_recorded_and_replayed(tmp_path):
     assert engine.stats().preemptions > 0 and sum(engine.stats().accepted_by_depth) > 0
     cache = LatentCache(HASHED, 24, 2, dtype=engine.model.compute_dtype, mtp=True)
     steps = list(replay(read_steps(log), Runner(Hashing(right=6), cache)))
-    assert all(record.sampled == again for record, again in steps)
-    assert any(answer.drafts for record, _ in steps for answer in record.sampled)
+    assert all(record.sampled == again for record, again, _ in steps)
+    assert any(answer.drafts for record, _, _ in steps for answer in record.sampled)
 
 
 def test_a_failed_step_keeps_its_guesses_for_the_next(monkeypatch):

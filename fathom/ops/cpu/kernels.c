@@ -54,14 +54,15 @@ static int is_sound(const model *m, const cache *c, const batch *b, const call *
     int64_t row = 0;
     if (what->module >= m->modules) return 0;
     for (int64_t s = 0; s < b->sequences; s++) {
-        int64_t start = row < b->tokens ? b->positions[row] : -1, length = start + b->lengths[s];
-        if (start < 0 || b->lengths[s] < 1 || row + b->lengths[s] > b->tokens) return 0;
+        int64_t start = row < b->tokens ? b->positions[row] : -1, fresh = b->lengths[s];
+        if (start < 0 || start > m->table_positions || fresh < 1 || fresh > b->tokens - row) return 0;
+        int64_t length = start + fresh; /* of two numbers that are small now: any others might wrap around */
         if (length > b->table * c->page_tokens || length > m->table_positions) return 0;
         for (int64_t p = 0; p * c->page_tokens < length; p++) {
             int32_t page = b->pages[s * b->table + p];
             if (page < 0 || page >= c->pages) return 0;
         }
-        for (int64_t i = 0; i < b->lengths[s]; i++, row++) {
+        for (int64_t i = 0; i < fresh; i++, row++) {
             if (b->positions[row] != start + i || what->ids[row] < 0 || what->ids[row] >= m->vocabulary) return 0;
         }
     }

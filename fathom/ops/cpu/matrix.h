@@ -56,8 +56,8 @@ static void round_row(const activations *a, int64_t row, int which, int64_t from
                 float shifted = x[i] * inverse + 12582912.0f;
                 int32_t bits;
                 memcpy(&bits, &shifted, sizeof bits);
-                level[i] = (int8_t)(bits - 0x4b400000);
-                total += bits - 0x4b400000;
+                level[i] = (int8_t)bits;
+                total += level[i]; /* not of the bits, which are anything for a NaN or next to nothing */
             }
             scale[g] = peak / 127.0f;
             sum[g] = -8 * total; /* what an offset of 8 in the weights adds, to be taken off */

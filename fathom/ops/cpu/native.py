@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -39,6 +39,7 @@ class Library:
         library.team_close.restype = None
         library.team_close.argtypes = (ctypes.c_void_p,)
         self._library = library
+        self.path = path
 
     def open_team(self, threads: int) -> int:
         """A team of `threads`, the caller among them; close it with `close_team`."""
@@ -60,6 +61,16 @@ class Library:
         finally:
             self.close_team(team)
         return out[:, : matrix.rows]
+
+    def prepare(self, matrix: PackedMatrix, x: Tensor, team: int) -> Callable[[], None]:
+        """A product to run again and again, as in `product`, at the cost of one call; for timing."""
+        out = torch.empty(x.shape[0], -(-matrix.rows // BLOCK_ROWS) * BLOCK_ROWS)
+        described, product = _matrix(matrix), self.kernels.product
+
+        def run() -> None:
+            must(product(described, x.data_ptr(), x.shape[0], out.data_ptr(), team))
+
+        return run
 
 
 def load() -> Library:
