@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fathom.checkpoint.load import LAYER, mismatch
+from fathom.checkpoint.load import LAYER, mismatch, mtp_indices
 from fathom.checkpoint.pack import SCALE, Plain, Wanted, uncut_heads
 from fathom.checkpoint.reader import Reader, TensorInfo, quoted
 from fathom.checkpoint.writer import ALIGNMENT
@@ -131,11 +131,13 @@ def _map(file: Path, size: int) -> Tensor:
 
 
 def _check_names(reader: Reader, plain: Mapping[str, object], singles: Mapping[str, object]) -> None:
-    """Every expected name is there, and nothing else but the scales of matrices."""
+    """Every expected name is there, and else only scales of matrices, and MTP modules that `config` leaves out."""
     names = [*plain, *singles]
     missing = [name for name in names if name not in reader.tensors]
     scales = {name + SCALE for name in singles}
-    unexpected = sorted(reader.tensors.keys() - scales - set(names))
+    left_out = mtp_indices(reader.tensors) - {_layer(name) for name in names}
+    spare = reader.tensors.keys() - scales - set(names)
+    unexpected = sorted(name for name in spare if _layer(name) not in left_out)
     if missing or unexpected:
         raise CheckpointError(mismatch(reader, missing, unexpected, names))
 

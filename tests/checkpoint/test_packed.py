@@ -87,6 +87,7 @@ def test_mtp_modules_can_be_left_out(tmp_path: Path) -> None:
     assert same(without, load_packed(directory, TINY, kind="i8", mtp=False))
     assert not any("layers.2." in name for name in without) and any("layers.1." in name for name in without)
     assert not any("layers.2." in name for name in unpacked(without, config))
+    assert same(without, load_packed(tmp_path / "p", replace(config, num_nextn_predict_layers=0)))
 
 
 def test_another_kind_than_the_packed_one_cannot_be_had(tmp_path: Path) -> None:
