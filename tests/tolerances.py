@@ -19,3 +19,4 @@ NATIVE_FP32 = 2e-6  # measured 5e-7 of the largest value: cases of tests/ops, th
 NATIVE_BF16 = 8e-3  # measured 2.7e-3 against float32 throughout; half a bf16 step is 2e-3 of the value
 REFERENCE_BY_LOOPS = 1e-6  # measured 3.1e-7 of the largest value: float32 ops against loops in float64, tests/ops
 SLOPES = 1e-3  # measured 2.4e-4: central differences of float32 results, step 1e-3, one direction an argument
+WORKSPACE = 0.01  # measured 0.0042 below: nano, small, m4b at 128 and 512 tokens; small buffers are left out

@@ -126,6 +126,12 @@ def cut_heads(weight: Tensor, cut: Cut | None) -> Tensor:
     return F.pad(part, (0, 0, 0, -part.shape[1] % BLOCK_ROWS)).flatten(0, 1)
 
 
+def uncut_heads(stacked: Tensor, cut: Cut, columns: int) -> Tensor:
+    """What `cut_heads` took: the part of every head of a matrix of `columns` [heads, rows, columns]."""
+    heads = stacked.unflatten(0, (cut.heads, -1))
+    return heads[:, :columns].mT if cut.transposed else heads[:, : cut.end - cut.begin]
+
+
 def pack_checkpoint(
     plain: Plain, kind: Wanted, group: int | None = None, made: Mapping[str, PackedMatrix] | None = None
 ) -> list[Source]:

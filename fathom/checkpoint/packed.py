@@ -7,6 +7,7 @@ unpacked(weights, config)       ->  name -> Tensor: the state_dict of a Transfor
 from __future__ import annotations
 
 import mmap
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -15,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fathom.checkpoint.load import LAYER, mismatch
-from fathom.checkpoint.pack import SCALE, Plain, Wanted
+from fathom.checkpoint.load import LAYER, mismatch, mtp_indices
+from fathom.checkpoint.pack import SCALE, Plain, Wanted, uncut_heads
 from fathom.checkpoint.reader import Reader, TensorInfo, quoted
 from fathom.checkpoint.writer import ALIGNMENT
 from fathom.config import FP8_BLOCK, ModelConfig
@@ -76,6 +77,7 @@ def _mapped(reader: Reader, config: ModelConfig, mtp: bool) -> Weights:
     singles = {name: matrix for name, matrix, _ in single_matrices(config)}
     _check_names(reader, plain, singles)
     described = {name: _describe(reader, name, matrix) for name, matrix in singles.items()}
+    _check_partners(reader, described)
     for name, shape in plain.items():
         _check_vector(reader, name, shape)
     end = config.num_hidden_layers if not mtp else config.num_hidden_layers + config.num_nextn_predict_layers
@@ -129,11 +131,13 @@ def _map(file: Path, size: int) -> Tensor:
 
 
 def _check_names(reader: Reader, plain: Mapping[str, object], singles: Mapping[str, object]) -> None:
-    """Every expected name is there, and nothing else but the scales of matrices."""
+    """Every expected name is there, and else only scales of matrices, and MTP modules that `config` leaves out."""
     names = [*plain, *singles]
     missing = [name for name in names if name not in reader.tensors]
     scales = {name + SCALE for name in singles}
-    unexpected = sorted(reader.tensors.keys() - scales - set(names))
+    left_out = mtp_indices(reader.tensors) - {_layer(name) for name in names}
+    spare = reader.tensors.keys() - scales - set(names)
+    unexpected = sorted(name for name in spare if _layer(name) not in left_out)
     if missing or unexpected:
         raise CheckpointError(mismatch(reader, missing, unexpected, names))
 
@@ -159,6 +163,23 @@ def _describe(reader: Reader, name: str, matrix: Matrix) -> tuple[Kind, int]:
         f"{reader.source}: {quoted(name)} is {_shown(data)} with {_shown(scale) if scale else 'no scale'}; no kind of "
         f"matrix of {matrix.rows} x {matrix.columns} is stored so (docs/formats.md). Does config.json belong to it?"
     )
+
+
+def _check_partners(reader: Reader, described: Mapping[str, tuple[Kind, int]]) -> None:
+    """Matrices that read the same rounded activations agree: gate and up, and those of all experts of a layer."""
+    first: dict[str, tuple[str, tuple[Kind, int]]] = {}
+    for name, kind in described.items():
+        role = re.sub(r"\.experts\.\d+\.", ".experts.", name.replace(".up_proj.", ".gate_proj."))
+        other, expected = first.setdefault(role, (name, kind))
+        if kind != expected:
+            raise CheckpointError(
+                f"{reader.source}: {quoted(name)} is {_words(kind)}, {quoted(other)} {_words(expected)}; "
+                "gate and up, and all experts of a layer, must be stored alike."
+            )
+
+
+def _words(kind: tuple[Kind, int]) -> str:
+    return f"{kind[0]} in groups of {kind[1]}"
 
 
 def _possible(data: TensorInfo, scale: TensorInfo | None) -> list[tuple[Kind, int]]:
@@ -187,12 +208,11 @@ def unpacked(weights: Mapping[str, PackedMatrix | Tensor], config: ModelConfig) 
         packed = weights.get(name)
         if not isinstance(packed, PackedMatrix):
             continue  # an MTP module that was not loaded
+        part = unpack(packed)
         if matrix.cut is None:
-            found[name] = unpack(packed)
+            found[name] = part
             continue
-        heads = unpack(packed).unflatten(0, (matrix.cut.heads, -1))
-        length = matrix.cut.end - matrix.cut.begin
-        heads = heads[:, : config.kv_lora_rank].mT if matrix.cut.transposed else heads[:, :length]
+        heads = uncut_heads(part, matrix.cut, matrix.source.shape[1])
         if matrix.cut.begin:  # the values of each head follow its keys: kv_b_proj again
             keys = found[matrix.source.name].unflatten(0, (matrix.cut.heads, -1))
             heads = torch.cat((keys, heads), dim=1)

@@ -1,4 +1,4 @@
-"""`fathom convert`: rewrite a checkpoint in another precision, shard size or file format."""
+"""`fathom convert`: rewrite a checkpoint in another precision, shard size or file format, or packed for the kernels."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from fathom.cli import packing
+from fathom.cli.progress import progress_line
 from fathom.errors import ConfigError
 
 NAME = "convert"
-HELP = "Rewrite a checkpoint: other precision, FP8 blocks in or out, other shard size, or a GGUF file for llama.cpp."
+HELP = "Rewrite a checkpoint: packed at 16, 8 or 4 bits, other precision, FP8 in or out, other shards, or GGUF."
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 GGUF_TYPES = ("f32", "bf16", "q8_0", "q4_0")
 
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fathom convert`."""
     parser.add_argument("source", metavar="SRC", help="directory of a checkpoint, with its config.json")
     parser.add_argument("target", metavar="DST", nargs="?", help="new directory; appears only when it is complete")
+    packing.add_arguments(parser)
     parser.add_argument("--dtype", choices=DTYPES, help="type of the values that are not FP8 (default: as stored)")
     parser.add_argument("--fp8", action="store_true", help="store projections in DeepSeek's FP8 blocks of 128 x 128")
     parser.add_argument("--max-shard-gb", type=float, default=4.0, metavar="N", help="file size at most (default: 4)")
@@ -38,10 +40,15 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--max-shard-gb is {args.max_shard_gb:g} GB; it must be above 0. Try 4.")
     if args.target is None and args.gguf is None:
         raise ConfigError("DST is missing; name a new directory, or a file with --gguf.")
+    packing.check(args)
     started = time.monotonic()
     result: dict[str, Any] = {"source": args.source}
     if args.target is not None:
-        result |= {"target": args.target} | rewrite(args)
+        result |= {"target": args.target} | (rewrite(args) if args.bits is None else packing.pack(args))
+    if args.report:
+        from fathom.think.quality import report
+
+        result["quality"] = report(args.source, args.target)
     if args.gguf is not None:
         result |= {"gguf": {"file": args.gguf, "type": args.gguf_type} | export(args)}
     if args.json:
@@ -49,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.target is not None:
         print(f"{args.target}: {result['tensors']:,} tensors, {result['bytes']:,} bytes in {result['files']} files")
+    for line in packing.described(result):
+        print(f"{args.target}: {line}")
     if args.gguf is not None:
         print(f"{args.gguf}: {result['gguf']['tensors']:,} tensors, {result['gguf']['bytes']:,} bytes")
     return 0
@@ -85,19 +94,3 @@ def export(args: argparse.Namespace) -> dict[str, int]:
         progress=progress_line("exporting") if sys.stderr.isatty() else None,
     )
     return {"tensors": done.tensors, "bytes": done.bytes}
-
-
-def progress_line(verb: str) -> Callable[[int, int], None]:
-    """A callback that keeps one line of stderr up to date, at most ten times a second."""
-    shown = 0.0
-
-    def show(done: int, total: int) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if done < total and now - shown < 0.1:
-            return
-        shown = now
-        line = f"\r{verb} {done / 1e9:,.2f} of {total / 1e9:,.2f} GB ({done / max(total, 1):.0%})"
-        print(line, end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-    return show

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from fathom.config import PRESETS, load_config
-from fathom.cost import info
+from fathom.cost import info, memory
+from fathom.errors import ConfigError
 
 NAME = "info"
 HELP = "Count a model from its config.json: parameters, checkpoint, cache and FLOPs per token. Loads no weights."
@@ -22,16 +23,25 @@ PART_NAMES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fathom info`."""
     parser.add_argument("model", help=f"a directory, a config.json, or one of {', '.join(PRESETS)}")
+    parser.add_argument(
+        "--bits", type=int, choices=(32, 16, 8, 4), help="the memory that it takes to run it so (default: as packed)"
+    )
+    parser.add_argument("--group", type=int, choices=(32, 64, 128), help="weights per scale, with --bits 8 or 4")
+    parser.add_argument("--cache-tokens", type=int, metavar="N", help="tokens cached (default: one longest context)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the counts of `args.model`."""
-    counts = info(load_config(args.model))
-    if args.json:
-        print(json.dumps({"model": args.model} | counts))
-    else:
-        print("\n".join(report(args.model, counts)))
+    config = load_config(args.model)
+    bits = args.bits or (config.packed.bits if config.packed else None)
+    if bits is None and (args.group or args.cache_tokens):
+        raise ConfigError("--group and --cache-tokens are for the memory of a packed model; add --bits.")
+    counts: dict[str, Any] = {"model": args.model} | info(config)
+    if bits is not None:
+        group = args.group or (config.packed.group if config.packed else None)
+        counts["memory"] = memory(config, bits, group, tokens=args.cache_tokens)
+    print(json.dumps(counts) if args.json else "\n".join(report(args.model, counts)))
     return 0
 
 
@@ -62,11 +72,26 @@ def report(name: str, counts: dict[str, Any]) -> Iterator[str]:
     for title, key in (("reading", "prefill"), ("writing", "decode"), ("training on", "training")):
         flops = round(counts[f"{key}_flops_per_token_4k"])
         yield _row(f"FLOPs per token {title} 4k", flops, f"{flops / 1e9:,.2f} GFLOP")
+    if "memory" in counts:
+        yield ""
+        yield from _memory(counts["memory"])
     yield ""
     yield _row("longest context [tokens]", counts["max_position_embeddings"])
     yield f"{'softmax scale':<30}{counts['softmax_scale']:>23.7f}"
     if counts["yarn_low"] is not None:
         yield f"{'YaRN ramp over rotary pairs':<30}{counts['yarn_low']:>20} to {counts['yarn_high']}"
+
+
+def _memory(held: dict[str, Any]) -> Iterator[str]:
+    notes = {
+        "weights": f"{held['bits_per_weight']:.2f} bits per weight, with scales and padding",
+        "scales": "", "plain": "embedding, norms, biases", "cache": f"{held['cache_tokens']:,} tokens",
+        "workspace": f"steps of {held['step_tokens']} tokens", "process": "Python and torch, measured",
+    }  # fmt: skip
+    total = held["total_bytes"]
+    yield _row(f"memory at {held['bits']} bits", total, f"{total / 2**30:,.2f} GiB")
+    for part, note in notes.items():
+        yield _row(f"  {part}", held[f"{part}_bytes"], note)
 
 
 def _row(title: str, value: int, note: str = "") -> str:

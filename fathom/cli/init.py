@@ -9,7 +9,8 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from fathom.cli.convert import DTYPES, progress_line
+from fathom.cli.convert import DTYPES
+from fathom.cli.progress import progress_line
 from fathom.config import SHAPES, ModelConfig, load_config
 from fathom.errors import ConfigError
 

@@ -1,12 +1,13 @@
 """How much a model is: parameters, bytes and FLOPs, as plain arithmetic on a ModelConfig.
 
     model.py    the checkpoint, the work of one token        packed.py   the same model as kernels read it, 4 to 32 bits
-    info.py     what `fathom info` prints
+    info.py     what `fathom info` prints                    memory.py   what running a packed model takes
 
 Imports config and layout only; no torch. Read first: model.py, the table `weights(config)`.
 """
 
-from fathom.cost.info import info, memory
+from fathom.cost.info import info
+from fathom.cost.memory import memory, workspace_bytes
 from fathom.cost.model import (
     BYTES,
     Weight,
@@ -85,4 +86,5 @@ __all__ = [
     "training_flops",
     "vectors",
     "weights",
+    "workspace_bytes",
 ]

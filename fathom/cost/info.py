@@ -1,4 +1,4 @@
-"""What `fathom info` prints: exact counts, the work of one token, and the memory that a packed model takes."""
+"""What `fathom info` prints of any model: exact counts, and the work of one token."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from fathom.config import ModelConfig
 from fathom.cost import model as count
-from fathom.cost.packed import KIND_OF_BITS, packed_size, packed_tensors
+from fathom.cost.packed import KIND_OF_BITS, packed_tensors
 
 
 def info(config: ModelConfig) -> dict[str, Any]:
@@ -38,29 +38,6 @@ def info(config: ModelConfig) -> dict[str, Any]:
         "prefill_flops_per_token_4k": count.prefill_flops(config, 4096),
         "decode_flops_per_token_4k": count.decode_flops(config, 4096),
         "training_flops_per_token_4k": count.training_flops(config, 4096),
-    }
-
-
-def memory(
-    config: ModelConfig, bits: int, group: int | None = None, *, tokens: int | None = None, workspace_bytes: int = 0
-) -> dict[str, Any]:
-    """Bytes that a packed model holds while it runs, by what they are for; "total_bytes" is their sum.
-
-    Args: tokens: in the latent cache; the longest context if None. workspace_bytes: what the kernels say they need.
-    """
-    tokens = config.max_position_embeddings if tokens is None else tokens
-    size = packed_size(config, KIND_OF_BITS[bits], group)
-    cached = tokens * count.cache_bytes_per_token(config, 4 if bits == 32 else 2)
-    return {
-        "bits": bits,
-        "bits_per_weight": size.bits_per_weight,
-        "weights_bytes": size.values_bytes,
-        "scales_bytes": size.scales_bytes,
-        "plain_bytes": size.plain_bytes,
-        "cache_tokens": tokens,
-        "cache_bytes": cached,
-        "workspace_bytes": workspace_bytes,
-        "total_bytes": size.bytes + cached + workspace_bytes,
     }
 
 

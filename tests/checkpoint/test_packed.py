@@ -87,6 +87,7 @@ def test_mtp_modules_can_be_left_out(tmp_path: Path) -> None:
     assert same(without, load_packed(directory, TINY, kind="i8", mtp=False))
     assert not any("layers.2." in name for name in without) and any("layers.1." in name for name in without)
     assert not any("layers.2." in name for name in unpacked(without, config))
+    assert same(without, load_packed(tmp_path / "p", replace(config, num_nextn_predict_layers=0)))
 
 
 def test_another_kind_than_the_packed_one_cannot_be_had(tmp_path: Path) -> None:
@@ -128,8 +129,8 @@ def test_what_does_not_fit_is_refused_before_a_file_is_mapped(
         load_packed(tmp_path / "p", ModelConfig.read(tmp_path / "p"))
 
 
-def test_kinds_may_be_mixed_freely(tmp_path: Path) -> None:
-    """They describe themselves: a file of another maker may choose other bits for any matrix."""
+def test_kinds_may_be_mixed(tmp_path: Path) -> None:
+    """They describe themselves: a file of another maker may choose other bits for a matrix."""
     convert_packed(write_model(tmp_path / "m"), tmp_path / "p", kind="i8")
     mine = pack(made_up(TINY)[NAME].float(), "i4", 128)
     with Reader(tmp_path / "p") as reader:
@@ -138,6 +139,19 @@ def test_kinds_may_be_mixed_freely(tmp_path: Path) -> None:
     found = load_packed(tmp_path / "p", ModelConfig.read(tmp_path / "p"))[NAME]
     assert isinstance(found, PackedMatrix) and (found.kind, found.group) == ("i4", mine.group)
     assert torch.equal(found.data, mine.data)
+
+
+@pytest.mark.parametrize("other", ["mlp.experts.2.up_proj", "mlp.shared_experts.gate_proj"])
+def test_matrices_that_read_the_same_activations_must_be_alike(tmp_path: Path, other: str) -> None:
+    """The kernels round what gate, up and all experts read once."""
+    convert_packed(write_model(tmp_path / "m"), tmp_path / "p", kind="i8")
+    name = f"model.layers.1.{other}.weight"
+    mine = pack(made_up(TINY)[name].float(), "i8", 32)
+    with Reader(tmp_path / "p") as reader:
+        held = {key: reader.read(key) for key in reader.tensors} | {name: mine.data, name + "_scale": mine.scale}
+    save_weights(tmp_path / "p", held, json.loads((tmp_path / "p" / "config.json").read_text()))
+    with pytest.raises(CheckpointError, match="groups of (32|64).* must be stored alike"):
+        load_packed(tmp_path / "p", ModelConfig.read(tmp_path / "p"))
 
 
 def test_a_file_cut_between_check_and_map_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

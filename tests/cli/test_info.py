@@ -9,7 +9,7 @@ import pytest
 
 from fathom.cli import main
 from fathom.config import PRESETS, preset
-from fathom.cost import info
+from fathom.cost import info, memory, packed_size
 
 PROMISED = (
     "parameters_total", "parameters_activated", "parameters_activated_no_embedding", "mtp_parameters",
@@ -39,6 +39,25 @@ def test_the_table_leaves_out_what_the_model_lacks(capsys: pytest.CaptureFixture
     assert main(["info", "moonlight"]) == 0
     table = capsys.readouterr().out
     assert "MTP" not in table and "YaRN" not in table
+
+
+def test_memory_is_shown_for_the_bits_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "nano", "--bits", "8", "--cache-tokens", "100", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["memory"] == memory(preset("nano"), 8, tokens=100)
+    assert main(["info", "deepseek-v3", "--bits", "4"]) == 0
+    table = capsys.readouterr().out
+    assert "memory at 4 bits" in table and "bits per weight" in table
+    assert max(map(len, table.splitlines())) <= 110
+    assert main(["info", "nano", "--group", "64"]) == 2
+
+
+def test_a_packed_checkpoint_shows_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    packed = {"quant_method": "fathom", "bits": 4, "group": 64}
+    (tmp_path / "config.json").write_text(json.dumps(preset("nano").to_dict() | {"quantization_config": packed}))
+    assert main(["info", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["memory"]["bits"] == 4
+    assert found["memory"]["scales_bytes"] == packed_size(preset("nano"), "i4", 64).scales_bytes
 
 
 def test_a_directory_and_a_file_do_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
