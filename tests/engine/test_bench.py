@@ -1,12 +1,22 @@
 """What is measured is the real engine at the shape that was asked for. No test here looks at how fast it is."""
 
 import pytest
+import torch
 
 from fathom.engine.bench import Bench, Dictated, Spread, Watched, compare_drafting
 from fathom.engine.engine import Engine, EngineConfig
 from fathom.errors import ConfigError, EngineError
 from fathom.model import LatentCache
 from tests.engine.tiny import CONFIG, tiny
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """A tiny model gains nothing from a second thread, and loses much to any neighbour."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def watch_plans(bench):
