@@ -103,8 +103,8 @@ class TokenLogprob(msgspec.Struct, frozen=True):
 class Output(msgspec.Struct, frozen=True):
     """What one step did for one request: new tokens, or (none yet) how much of its prompt has been read.
 
-    Fields: read_tokens: prompt tokens whose latents are in the cache. cached_tokens: those of them found there
-            when the request was admitted. logprobs: one per token if asked for, else empty. accepted_drafts,
+    Fields: read_tokens: prompt tokens whose latents are in the cache. cached_tokens: those of them that were found
+            there, not computed for this request. logprobs: one per token if asked for, else empty. accepted_drafts,
             rejected_drafts: guessed tokens that this step found right, and wrong.
     """
 

@@ -19,8 +19,12 @@ from dataclasses import dataclass, field
 from fathom.batching.plan import Plan
 
 KEPT = 0.85  # of the weight of all earlier steps, at each new one: a memory of some 7 steps
+KEPT_WHEN_SURPRISED = 0.4
+SURPRISE = 0.3  # a prediction that is wrong by more than this part of the step: perhaps the machine has changed
 PROBE_EVERY = 32  # mixed steps in a row after which the decodes run alone once, lest their times grow stale
-PROBE_NEW = 4  # the same if they were last timed at less than half or more than twice their number
+PROBE_SOON = (
+    4  # the same after a surprise, or if they were last timed at less than half or more than twice their number
+)
 KEYS = 1024.0  # keys per unit in the fit, so that both terms of a part are of like size
 
 
@@ -41,6 +45,7 @@ class StepTime:
     _restored: float = field(default=0.0, repr=False)
     _decodes: int = field(default=0, repr=False)  # sequences that decoded when that was last seen alone
     _in_a_row: int = field(default=0, repr=False)  # mixed steps since then
+    _surprised: bool = field(default=False, repr=False)  # since decodes were last seen alone
     _widest: float = field(default=math.inf, repr=False)  # prompt tokens in mixed steps of late
 
     def wants_alone(self, decodes: int) -> bool:
@@ -48,7 +53,7 @@ class StepTime:
         if self._alone == 0 and self.step_s == self.decode_s == 0.0:
             return True
         alike = self._decodes <= 2 * decodes and decodes <= 2 * self._decodes
-        return self._in_a_row >= (PROBE_EVERY if alike else PROBE_NEW)
+        return self._in_a_row >= (PROBE_EVERY if alike and not self._surprised else PROBE_SOON)
 
     def alone_s(self, decodes: int, keys: int) -> float:
         """A step of nothing but these decodes [s]."""
@@ -104,7 +109,9 @@ class StepTime:
 
     def _observe_alone(self, error: float, seconds: float, decodes: int, keys: float) -> None:
         weight = 1.0 / (seconds * seconds)
-        self._alone = KEPT * self._alone + weight * (1.0 + decodes * decodes + keys * keys)
+        kept = KEPT_WHEN_SURPRISED if self._surprised else KEPT
+        self._surprised = self._alone > 0.0 and abs(error) > SURPRISE * seconds
+        self._alone = kept * self._alone + weight * (1.0 + decodes * decodes + keys * keys)
         step = error * weight / self._alone
         self.step_s = max(0.0, self.step_s + step)
         self.decode_s = max(0.0, self.decode_s + step * decodes)
@@ -112,6 +119,7 @@ class StepTime:
 
     def _observe_mixed(self, error: float, seconds: float, tokens: int, keys: float) -> None:
         self._in_a_row += 1
+        self._surprised |= self._mixed > 0.0 and abs(error) > SURPRISE * seconds
         self._widest = max(tokens, 0.9 * self._widest) if self._mixed else tokens
         weight = 1.0 / (seconds * seconds)
         self._mixed = KEPT * self._mixed + weight * (tokens * tokens + keys * keys)

@@ -73,6 +73,14 @@ def test_they_join_in_the_order_of_the_queue_or_not_at_all():
     assert all(row.token_ids for row in plans[0].rows)
 
 
+def test_only_so_many_join_as_have_a_page_to_grow_into():
+    scheduler = Scheduler(limits(num_pages=5))
+    tokens, _, plans = run(scheduler, {0: siblings(range(6), 6, max_tokens=3)})
+    assert [row.request_id for row in plans[0].rows] == ["0", "1", "2"]  # 2 pages held, 3 to give
+    assert scheduler.preemptions == 0
+    assert tokens == {each.id: alone(each) for each in siblings(range(6), 6, max_tokens=3)}
+
+
 def test_another_salt_is_no_sibling():
     scheduler = Scheduler(limits())
     _, _, plans = run(

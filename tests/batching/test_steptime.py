@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fathom.batching.plan import Plan, Row, Sampling
 from fathom.batching.request import SamplingParams
-from fathom.batching.steptime import PROBE_EVERY, PROBE_NEW, Budget, StepTime, chunk_keys
+from fathom.batching.steptime import PROBE_EVERY, PROBE_SOON, Budget, StepTime, chunk_keys
 
 TRUTH = StepTime(step_s=1e-3, decode_s=2e-4, decode_key_s=1e-7, prompt_s=1.5e-4, prompt_key_s=5e-8)
 
@@ -117,14 +117,34 @@ def test_decodes_are_timed_alone_at_first_and_now_and_then():
     assert time.wants_alone(1)
     time.observe(plan([10] * 2), 1.0)
     assert not time.wants_alone(2)
-    for _ in range(PROBE_NEW):
+    for _ in range(PROBE_SOON):
         time.observe(plan([10] * 2, (4, 0)), 2.0)
     assert not time.wants_alone(4)
     assert time.wants_alone(5)  # more than twice as many as were timed
-    for _ in range(PROBE_EVERY - PROBE_NEW):
+    for _ in range(PROBE_EVERY - PROBE_SOON):
         time.observe(plan([10] * 2, (4, 0)), 2.0)
     assert time.wants_alone(2)
     assert not StepTime(step_s=1.0).wants_alone(7)  # given, not observed
+
+
+def test_after_a_surprise_decodes_are_soon_timed_alone():
+    time = StepTime()
+    time.observe(plan([10]), 1.0)
+    for _ in range(20):
+        time.observe(plan([10], (4, 0)), 2.0)
+    assert not time.wants_alone(1)
+    time.observe(plan([10], (4, 0)), 8.0)
+    assert time.wants_alone(1)
+    time.observe(plan([10]), 4.0)  # it is true
+    for _ in range(PROBE_SOON):
+        time.observe(plan([10], (4, 0)), 8.0)
+    assert time.wants_alone(1)
+    for _ in range(8):
+        time.observe(plan([10]), 4.0)
+    assert time.alone_s(1, 11) == pytest.approx(4.0, rel=0.05)
+    for _ in range(PROBE_SOON):
+        time.observe(plan([10], (4, 0)), 4.0 + time.chunk_s(4, 0))
+    assert not time.wants_alone(1)
 
 
 def test_guesses_cost_what_decodes_do_and_count_as_no_more_streams():
@@ -133,7 +153,7 @@ def test_guesses_cost_what_decodes_do_and_count_as_no_more_streams():
     for _ in range(20):
         time.observe(Plan(1, (row,)), 3.0)
     assert time.alone_s(3, 33) == pytest.approx(3.0)
-    for _ in range(PROBE_NEW):
+    for _ in range(PROBE_SOON):
         time.observe(plan([10], (4, 0)), 2.0)
     assert not time.wants_alone(1)
     budget = Budget(100, StepTime(decode_s=1.0, decode_key_s=0.5), seconds=10.0)

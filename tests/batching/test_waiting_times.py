@@ -61,8 +61,11 @@ def test_the_time_between_two_tokens_of_a_stream_is_bounded(workload, time, stre
     raise AssertionError("the scheduler does not come to an end")
 
 
-def simulate(truth, streams, prompt_tokens, stretch=2.0):
-    """A long prompt among streams, timed with noise; for each step with streams: (stretch, prompt tokens)."""
+def simulate(truth, streams, prompt_tokens, stretch=2.0, change=1.0):
+    """A long prompt among streams, timed with noise; for each step with streams: (stretch, prompt tokens).
+
+    change: everything takes so many times as long from step 80 on.
+    """
     random, found = Random(1), []
     config = SchedulerConfig(512, 32, 16, 4096, max_stretch=stretch)
     scheduler, model = Scheduler(config, (), StepTime()), Remembering(config)
@@ -77,7 +80,7 @@ def simulate(truth, streams, prompt_tokens, stretch=2.0):
         if step >= 50:
             found.append((seconds / alone_s, sum(len(row.token_ids) for row in plan.rows if row.request_id == "long")))
         noise = random.lognormvariate(0.0, 0.05) * (8.0 if random.random() < 0.01 else 1.0)
-        scheduler.step_time.observe(plan, seconds * noise)
+        scheduler.step_time.observe(plan, seconds * noise * (change if step >= 80 else 1.0))
         scheduler.update(plan, model.execute(plan))
         if step >= 50 and "long" not in scheduler.live:
             return found
@@ -102,6 +105,34 @@ def test_a_long_prompt_is_read_at_the_pace_that_streams_allow_though_nothing_is_
     assert stretches[-1] < 2.5
     reading = [stretch for stretch, tokens in found if tokens]
     assert sum(reading) / len(reading) > 1.6  # what is allowed is used
+
+
+@pytest.mark.parametrize("change", [0.5, 2.0, 4.0])
+def test_a_machine_that_becomes_slower_or_faster_changes_the_pace_of_both_alike(change):
+    """Slower steps that were charged to the prompts alone would leave these with one token a step for long."""
+    truth = StepTime(1e-3, 1e-3, 1e-7, 7e-4, 4e-7)
+    usual, changed = simulate(truth, 16, 4096), simulate(truth, 16, 4096, change=change)
+    assert len(changed) < 1.2 * len(usual)
+    stretches = sorted(stretch for stretch, _ in changed)
+    assert stretches[int(0.95 * len(stretches))] < 2.2
+    assert stretches[-1] < 2.6
+
+
+def test_pages_are_read_back_at_the_pace_that_streams_allow():
+    time = StepTime(step_s=1.0, prompt_s=1.0, restore_s=0.4)
+    scheduler = Scheduler(SchedulerConfig(64, 4, 4, 14, spill_slots=20), (), time)
+    model = Remembering(scheduler.config)
+    long = request("long", range(41), max_tokens=1)
+    run(scheduler, {0: [long]}, model=model)
+    run(scheduler, {0: [request("other", [49] * 50, max_tokens=1)]}, model=model)  # drives it out of memory
+    scheduler.add(request("stream", [1], max_tokens=15, ignore_eos=True))
+    scheduler.update(plan := scheduler.schedule(), model.execute(plan))
+    before = model.computed
+    _, _, plans = run(scheduler, {0: [long]}, model=model)
+    restored = [len(plan.restores) for plan in plans if "long" in scheduler.live or plan.restores]
+    assert restored[:4] == [2, 2, 2, 2]  # in 0.8 of the 1.0 s that the stream waits at most
+    assert sum(restored) in (9, 10)  # all, but for one that may have been in memory still
+    assert model.computed - before == 14 + 1  # the stream's own, and one token of the prompt
 
 
 def test_without_a_limit_prompts_fill_the_step():

@@ -32,6 +32,7 @@ def test_bad_input_is_refused_before_anything_is_loaded(
     assert "no API key" in refused(capsys, *model, "--host", "0.0.0.0")
     assert "port is 70000" in refused(capsys, *model, "--port", "70000")
     assert "cannot be read" in refused(capsys, *model, "--api-key-file", str(tmp_path / "none"))
+    assert "spill-gb is -1" in refused(capsys, *model, "--spill-gb", "-1")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "in use" in refused(capsys, *model, "--port", str(taken.getsockname()[1]))
 

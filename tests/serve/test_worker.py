@@ -23,7 +23,7 @@ PATIENCE_S = 60  # a busy machine imports torch slowly
 class Worker:
     """A worker process, spoken to by hand."""
 
-    def __init__(self, model: Path | str) -> None:
+    def __init__(self, model: Path | str, **more: str) -> None:
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(PATIENCE_S)
         with theirs:
@@ -32,7 +32,7 @@ class Worker:
                 pass_fds=(theirs.fileno(),), cwd=ROOT, stderr=subprocess.DEVNULL,
             )  # fmt: skip
         self.stream = self.socket.makefile("rb")
-        self.send(messages.Hello(str(model), threads=1, max_sequences=2, num_pages=32))
+        self.send(messages.Hello(str(model), threads=1, max_sequences=2, num_pages=32, **more))
 
     def send(self, message: messages.Message) -> None:
         self.socket.sendall(messages.pack(message))
@@ -100,6 +100,16 @@ def test_a_bad_model_is_the_callers_fault(tmp_path: Path) -> None:
     message = worker.read()
     assert isinstance(message, messages.Failed) and message.exit_code == 2 and "config.json" in message.message
     assert worker.process.wait(PATIENCE_S) == 2
+    worker.close()
+
+
+def test_a_spill_file_that_exists_is_left_alone(tiny_model: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("precious")
+    worker = Worker(tiny_model, spill_path=str(taken))
+    message = worker.read()
+    assert isinstance(message, messages.Failed) and message.exit_code == 2 and "which exists" in message.message
+    assert taken.read_text() == "precious"
     worker.close()
 
 
