@@ -39,6 +39,7 @@ class SpecPolicy:
         self.fixed = fixed
         self.acceptance = [HOPE] * MAX_DRAFTS
         self._judged = [0] * MAX_DRAFTS
+        self._best = 0  # what `choose` found to pay most
         self._trials: dict[int, Trial] = {}  # by the batch's size, to a power of 2
 
     def choose(self, sequences: int) -> int:
@@ -46,30 +47,33 @@ class SpecPolicy:
         if self.fixed is not None:
             return self.fixed
         trial = self._trial(sequences)
+        self._best = self._most_per_s(trial, sequences)
         if trial.trying is False:
             return 0
-        return min(self._best(trial, sequences) + (trial.trying is True), MAX_DRAFTS)
+        return min(self._best + (trial.trying is True), MAX_DRAFTS)
 
     def observe(self, plan: Plan, sampled: Sequence[Sampled], step_s: float, draft_s: float) -> None:
         """Learn from a step: step_s is all it took, draft_s the part of it that was making guesses."""
+        if self.fixed is not None:
+            return
         judged = 0
         for row, answer in zip(plan.sampling_rows, sampled, strict=True):
             if row.drafts:
                 judged += 1
                 self._judge(row.drafts, len(answer.token_ids) - 1)
-        if self.fixed is not None or not plan.rows or any(len(r.token_ids) > 1 + r.drafts for r in plan.rows):
+        if not plan.rows or any([len(row.token_ids) > 1 + row.drafts for row in plan.rows]):
             return  # chunks of prompts cost something else
-        sequences, rounds = len(plan.rows), max(row.propose for row in plan.rows)
+        sequences, rounds = len(plan.rows), max([row.propose for row in plan.rows])
         trial = self._trial(sequences)
         trial.model_s.add(plan.num_tokens, step_s - draft_s)
         if rounds:
             trial.round_s.add(sequences, draft_s / rounds)
-        trial.go_on(rounds > 0, judged, guesses_pay=self._best(trial, sequences) > 0)
+        trial.go_on(rounds > 0, judged, guesses_pay=self._best > 0)
 
     def _trial(self, sequences: int) -> Trial:
         return self._trials.setdefault(sequences.bit_length(), Trial())
 
-    def _best(self, trial: Trial, sequences: int) -> int:
+    def _most_per_s(self, trial: Trial, sequences: int) -> int:
         """The length that promises most tokens per second; 0 unless it is worth the trouble."""
         if not trial.model_s.sloped:
             return 0

@@ -10,14 +10,15 @@ latents lie in the same pages as the model's, in the cache's last layers.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from fathom.batching.plan import Plan, Row, Sampled, Sampling
 from fathom.engine.sampler import choose
 from fathom.model import Batch, LatentCache, Model
+from fathom.model.cache import int_tensor
 
 
 class Drafter:
@@ -29,7 +30,7 @@ class Drafter:
 
     def __init__(self, model: Model, cache: LatentCache) -> None:
         self.model, self.cache = model, cache
-        self.device = cache.latent.device
+        self.device = None if cache.latent.is_cpu else cache.latent.device
 
     def extend(self, plan: Plan, hidden: Tensor, batch: Batch, sampled: Sequence[Sampled]) -> list[Sampled]:
         """Read what the step made certain, then guess on: `sampled` with its drafts filled in.
@@ -37,7 +38,7 @@ class Drafter:
         Args: hidden, batch: of the whole step, guesses that were wrong included.
         """
         counts, tokens = _certain(plan, sampled)
-        if len(tokens) < len(hidden):
+        if len(tokens) < plan.num_tokens:
             hidden = hidden[self._indices(_leading(plan, counts))]
             rows = [row for row, count in zip(plan.rows, counts, strict=True) if count]
             batch = self._batch(rows, [row.start for row in rows], [count for count in counts if count])
@@ -80,7 +81,7 @@ class Drafter:
         return Batch.paged(counts, starts, pages, self.cache.page_tokens, device=self.device)
 
     def _indices(self, values: Sequence[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self.device)
+        return int_tensor(array("q", values), self.device)
 
 
 class _Chain:
