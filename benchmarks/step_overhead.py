@@ -36,7 +36,7 @@ VOCABULARY, PROMPT = 8192, 100
 class Nothing(nn.Module):
     """Answers at once, always with the same token; so does its MTP module, whose guesses are therefore right."""
 
-    mtp_modules, compute_dtype = 1, torch.float32
+    mtp_modules, compute_dtype, device, numerics = 1, torch.float32, torch.device("cpu"), "nothing"
 
     def __init__(self) -> None:
         super().__init__()

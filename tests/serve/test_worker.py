@@ -15,6 +15,7 @@ import pytest
 from fathom.batching.request import Request, SamplingParams
 from fathom.serve import messages
 from fathom.serve.worker import fingerprint
+from tests.engine.checkpoint import save_tiny
 from tests.serve.conftest import ROOT
 
 PATIENCE_S = 60  # a busy machine imports torch slowly
@@ -23,7 +24,7 @@ PATIENCE_S = 60  # a busy machine imports torch slowly
 class Worker:
     """A worker process, spoken to by hand."""
 
-    def __init__(self, model: Path | str) -> None:
+    def __init__(self, model: Path | str, spec: str | None = None) -> None:
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(PATIENCE_S)
         with theirs:
@@ -32,7 +33,7 @@ class Worker:
                 pass_fds=(theirs.fileno(),), cwd=ROOT, stderr=subprocess.DEVNULL,
             )  # fmt: skip
         self.stream = self.socket.makefile("rb")
-        self.send(messages.Hello(str(model), threads=1, max_sequences=2, num_pages=32))
+        self.send(messages.Hello(str(model), threads=1, max_sequences=2, num_pages=32, spec=spec))
 
     def send(self, message: messages.Message) -> None:
         self.socket.sendall(messages.pack(message))
@@ -85,6 +86,22 @@ def test_its_tokens_are_the_engines_own(worker: Worker, facts: messages.Ready, t
     prompt = tuple(range(3, 40))
     expected = LLM(tiny_model).generate([prompt], params)[0]
     assert worker.tokens(Request("greedy", prompt, params)) == list(expected.token_ids)
+
+
+def test_guesses_ahead_change_no_token_and_are_counted(tmp_path: Path) -> None:
+    from fathom.engine import LLM, EngineConfig
+
+    save_tiny(tmp_path)
+    params = SamplingParams(max_tokens=12, temperature=0.8, ignore_eos=True)
+    expected = LLM(tmp_path, EngineConfig(spec="off", num_pages=32)).generate([[9, 8, 7]], params)[0]
+    guessing = Worker(tmp_path, spec="2")
+    assert isinstance(guessing.read(), messages.Ready)
+    assert guessing.tokens(Request("a", (9, 8, 7), params)) == list(expected.token_ids)
+    while not isinstance(message := guessing.read(), messages.Stats) or not message.drafted_by_depth:
+        pass
+    assert len(message.drafted_by_depth) == len(message.accepted_by_depth) == 2
+    guessing.close()
+    guessing.process.wait(PATIENCE_S)
 
 
 def test_a_request_it_cannot_serve_is_refused_and_it_goes_on(worker: Worker, facts: messages.Ready) -> None:
