@@ -13,7 +13,7 @@ from fathom.engine.speculative import Drafter
 from fathom.engine.spill import LostPages, SpillFile
 from fathom.errors import EngineError
 from fathom.model import Batch, LatentCache, Model
-from fathom.model.cache import int_tensor
+from fathom.model.cache import int_tensor, take_rows
 
 
 class Runner:
@@ -53,9 +53,8 @@ class Runner:
         hidden = self.model(int_tensor(tokens, self.device), batch, self.cache)
         sampled: list[Sampled] = []
         if asked:
-            whole = len(asked) == len(tokens) and len(rows) == len(plan.rows)
-            chosen = hidden if whole else hidden[int_tensor(asked, self.device)]
-            sampled = sample(self.model.logits(chosen), plan.sampling_rows)
+            logits = self.model.logits(take_rows(hidden, asked, self.device))
+            sampled = sample(logits, plan.sampling_rows)
         if not plan.reads_ahead:
             return sampled
         started = perf_counter()

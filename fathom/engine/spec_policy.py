@@ -19,7 +19,7 @@ WORTH = 1.02  # predicted gain below which nothing is guessed: less than what th
 HOPE, HOPED = 0.9, 3  # acceptance assumed before the first guess, and the guesses that this counts as
 MEMORY = 64  # guesses and steps after which a measurement has lost most of its weight
 OUTLIER = 2.0  # a step that takes more than this multiple of its prediction was disturbed, and counts as this much
-TRIALS = 6  # guesses judged in a try that makes some
+TRIALS, FIRST_TRIALS = 6, 2  # guesses judged in a try that makes some, unless their price alone says that none pays
 PLAIN_STEPS = 4  # of a try that makes none
 TRY_EVERY, TRY_EVERY_AT_MOST = 64, 1024  # steps between tries; doubled while they change nothing
 
@@ -68,10 +68,13 @@ class SpecPolicy:
         trial.model_s.add(plan.num_tokens, step_s - draft_s)
         if rounds:
             trial.round_s.add(sequences, draft_s / rounds)
-        trial.go_on(rounds > 0, judged, guesses_pay=self._best > 0)
+        trial.go_on(sequences, judged, guessed=rounds > 0, guesses_pay=self._best > 0)
 
     def _trial(self, sequences: int) -> Trial:
-        return self._trials.setdefault(sequences.bit_length(), Trial())
+        size = sequences.bit_length()
+        if size not in self._trials:
+            self._trials[size] = Trial()
+        return self._trials[size]
 
     def _most_per_s(self, trial: Trial, sequences: int) -> int:
         """The length that promises most tokens per second; 0 unless it is worth the trouble."""
@@ -105,7 +108,7 @@ class Trial:
     def __init__(self) -> None:
         self.model_s, self.round_s = Line(), Line()
         self.trying: bool | None = True
-        self._left = TRIALS
+        self._left = FIRST_TRIALS
         self._paid = False  # whether guesses looked worth it before the try
         self._longer = False  # whether the next try, where guesses pay, is of one more; else of none
         self._since = {True: 0, False: 0}  # steps since one with guesses, and since one without
@@ -115,7 +118,12 @@ class Trial:
         """Predicted time of a step [s]; above 0."""
         return max(1e-9, self.model_s.at(sequences * (1 + drafts)) + drafts * self.round_s.at(sequences))
 
-    def go_on(self, guessed: bool, judged: int, *, guesses_pay: bool) -> None:
+    def hopeless(self, sequences: int) -> bool:
+        """Whether not even guesses that are always right would pay."""
+        plain = self.seconds(sequences, 0)
+        return all((1 + drafts) * plain <= self.seconds(sequences, drafts) for drafts in range(1, MAX_DRAFTS + 1))
+
+    def go_on(self, sequences: int, judged: int, *, guessed: bool, guesses_pay: bool) -> None:
         """End the try under way when it has shown enough, or begin one when a kind of step was not seen for long."""
         self._since[guessed] = 0
         self._since[not guessed] += 1
@@ -125,9 +133,10 @@ class Trial:
                 self._begin(not guessed or self._longer)
         elif guessed == self.trying:
             self._left -= judged if guessed else 1
-            if self._left > 0:
+            sloped = self.model_s.sloped
+            if self._left > 0 and not (judged and sloped and self.hopeless(sequences)):
                 return
-            if not self.model_s.sloped:  # the first try: now the other kind, or nothing can be compared
+            if not sloped:  # the first try: now the other kind, or nothing can be compared
                 return self._begin(not guessed)
             self._every = min(2 * self._every, TRY_EVERY_AT_MOST) if guesses_pay == self._paid else TRY_EVERY
             self.trying = None

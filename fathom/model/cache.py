@@ -152,6 +152,15 @@ def int_tensor(values: array[int], device: torch.device | str | None = None) -> 
     return held if device is None else held.to(device)
 
 
+def take_rows(x: Tensor, rows: array[int], device: torch.device | str | None = None) -> Tensor:
+    """x[rows], but a view where that is one row or all of them: the usual cases, and indexing costs 10 us."""
+    if len(rows) == 1:
+        return x[rows[0] : rows[0] + 1]
+    if rows == array("q", range(x.shape[0])):
+        return x
+    return x[int_tensor(rows, device)]
+
+
 @dataclass(frozen=True)
 class Part:
     """Some sequences of a Batch: the rows of their tokens, their pages, their lengths."""
