@@ -82,12 +82,12 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def num_tokens(self) -> int:
-        return sum(len(row.token_ids) for row in self.rows)
+        return sum([len(row.token_ids) for row in self.rows])
 
     @property
     def sampling_rows(self) -> tuple[Row, ...]:
         """Those rows that choose a token, in order: one Sampled is due for each."""
-        return tuple(row for row in self.rows if row.sampling is not None)
+        return tuple([row for row in self.rows if row.sampling is not None])
 
     @property
     def reads_ahead(self) -> bool:

@@ -119,6 +119,8 @@ class Local:
                 "total_tokens": prompt + output,
                 "reasoning_tokens": choice.reasoning_tokens,
                 "cached_tokens": choice.cached_tokens,
+                "accepted_prediction_tokens": choice.accepted_drafts,
+                "rejected_prediction_tokens": choice.rejected_drafts,
             },
             "timings": {
                 "first_token_s": round(first_s - started_s, 6),

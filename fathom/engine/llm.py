@@ -26,12 +26,17 @@ from fathom.tokenizer import Tokenizer, encode_chat
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one completion. reasoning_tokens are part of completion_tokens, cached_tokens of prompt_tokens."""
+    """Tokens of one completion. reasoning_tokens are part of completion_tokens, cached_tokens of prompt_tokens.
+
+    accepted_prediction_tokens, rejected_prediction_tokens (OpenAI's names): guessed ahead, and right or wrong.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     reasoning_tokens: int
     cached_tokens: int
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class _Reply:
     first_token_s: float = 0.0
     end_s: float = 0.0
     cached_tokens: int = 0
+    accepted_drafts: int = 0
+    rejected_drafts: int = 0
     finish_reason: FinishReason | None = None
 
     def take(self, output: Output, step_s: float) -> None:
@@ -84,6 +91,8 @@ class _Reply:
         self.token_ids += output.token_ids
         self.logprobs += output.logprobs
         self.cached_tokens = output.cached_tokens
+        self.accepted_drafts += output.accepted_drafts
+        self.rejected_drafts += output.rejected_drafts
         self.finish_reason, self.end_s = output.finish_reason, now
 
 
@@ -156,7 +165,10 @@ class LLM:
             text=tokenizer.decode(content, skip_special=True),
             reasoning=tokenizer.decode(reasoning, skip_special=True),
             finish_reason=reply.finish_reason or "abort",
-            usage=Usage(len(reply.prompt), len(ids), len(reasoning), reply.cached_tokens),
+            usage=Usage(
+                len(reply.prompt), len(ids), len(reasoning), reply.cached_tokens,
+                reply.accepted_drafts, reply.rejected_drafts,
+            ),
             timings=Timings(
                 queue_s=started_s - reply.arrival_s,
                 first_token_s=reply.first_token_s - reply.arrival_s,

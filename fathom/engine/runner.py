@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from time import perf_counter
 
 import torch
@@ -12,6 +13,7 @@ from fathom.engine.speculative import Drafter
 from fathom.engine.spill import LostPages, SpillFile
 from fathom.errors import EngineError
 from fathom.model import Batch, LatentCache, Model
+from fathom.model.cache import int_tensor, take_rows
 
 
 class Runner:
@@ -24,7 +26,7 @@ class Runner:
         self.model = model.eval()
         self.cache = cache
         self.spill = spill
-        self.device = cache.latent.device
+        self.device = None if cache.latent.is_cpu else cache.latent.device
         self.restore_s = self.draft_s = 0.0
         self._drafter = Drafter(model, cache)
 
@@ -39,25 +41,19 @@ class Runner:
         rows = [row for row in plan.rows if row.token_ids]  # siblings sample from the row before them
         if not rows:
             return []
-        tokens = torch.tensor([i for row in rows for i in row.token_ids], dtype=torch.int64, device=self.device)
-        batch = Batch.paged(
-            [len(row.token_ids) for row in rows],
-            [row.start for row in rows],
-            [row.pages for row in rows],
-            self.cache.page_tokens,
-            device=self.device,
-        )
-        hidden = self.model(tokens, batch, self.cache)
-        sampled: list[Sampled] = []
-        chosen_from: list[int] = []
-        end = 0
+        tokens, asked = array("q"), array("q")  # asked: the rows of hidden states that are turned into logits
         for row in plan.rows:
-            end += len(row.token_ids)
+            tokens.extend(row.token_ids)
             if row.sampling is not None:
-                chosen_from += range(end - 1 - row.drafts, end)
-        if chosen_from:
-            whole = chosen_from == list(range(len(tokens)))
-            logits = self.model.logits(hidden if whole else hidden[torch.tensor(chosen_from, device=self.device)])
+                asked.extend(range(len(tokens) - 1 - row.drafts, len(tokens)))
+        batch = Batch.paged(
+            [len(row.token_ids) for row in rows], [row.start for row in rows], [row.pages for row in rows],
+            self.cache.page_tokens, device=self.device,
+        )  # fmt: skip
+        hidden = self.model(int_tensor(tokens, self.device), batch, self.cache)
+        sampled: list[Sampled] = []
+        if asked:
+            logits = self.model.logits(take_rows(hidden, asked, self.device))
             sampled = sample(logits, plan.sampling_rows)
         if not plan.reads_ahead:
             return sampled

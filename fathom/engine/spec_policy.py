@@ -19,7 +19,7 @@ WORTH = 1.02  # predicted gain below which nothing is guessed: less than what th
 HOPE, HOPED = 0.9, 3  # acceptance assumed before the first guess, and the guesses that this counts as
 MEMORY = 64  # guesses and steps after which a measurement has lost most of its weight
 OUTLIER = 2.0  # a step that takes more than this multiple of its prediction was disturbed, and counts as this much
-TRIALS = 6  # guesses judged in a try that makes some
+TRIALS, FIRST_TRIALS = 6, 2  # guesses judged in a try that makes some, unless their price alone says that none pays
 PLAIN_STEPS = 4  # of a try that makes none
 TRY_EVERY, TRY_EVERY_AT_MOST = 64, 1024  # steps between tries; doubled while they change nothing
 
@@ -39,6 +39,7 @@ class SpecPolicy:
         self.fixed = fixed
         self.acceptance = [HOPE] * MAX_DRAFTS
         self._judged = [0] * MAX_DRAFTS
+        self._best = 0  # what `choose` found to pay most
         self._trials: dict[int, Trial] = {}  # by the batch's size, to a power of 2
 
     def choose(self, sequences: int) -> int:
@@ -46,30 +47,36 @@ class SpecPolicy:
         if self.fixed is not None:
             return self.fixed
         trial = self._trial(sequences)
+        self._best = self._most_per_s(trial, sequences)
         if trial.trying is False:
             return 0
-        return min(self._best(trial, sequences) + (trial.trying is True), MAX_DRAFTS)
+        return min(self._best + (trial.trying is True), MAX_DRAFTS)
 
     def observe(self, plan: Plan, sampled: Sequence[Sampled], step_s: float, draft_s: float) -> None:
         """Learn from a step: step_s is all it took, draft_s the part of it that was making guesses."""
+        if self.fixed is not None:
+            return
         judged = 0
         for row, answer in zip(plan.sampling_rows, sampled, strict=True):
             if row.drafts:
                 judged += 1
                 self._judge(row.drafts, len(answer.token_ids) - 1)
-        if self.fixed is not None or not plan.rows or any(len(r.token_ids) > 1 + r.drafts for r in plan.rows):
+        if not plan.rows or any([len(row.token_ids) > 1 + row.drafts for row in plan.rows]):
             return  # chunks of prompts cost something else
-        sequences, rounds = len(plan.rows), max(row.propose for row in plan.rows)
+        sequences, rounds = len(plan.rows), max([row.propose for row in plan.rows])
         trial = self._trial(sequences)
         trial.model_s.add(plan.num_tokens, step_s - draft_s)
         if rounds:
             trial.round_s.add(sequences, draft_s / rounds)
-        trial.go_on(rounds > 0, judged, guesses_pay=self._best(trial, sequences) > 0)
+        trial.go_on(sequences, judged, guessed=rounds > 0, guesses_pay=self._best > 0)
 
     def _trial(self, sequences: int) -> Trial:
-        return self._trials.setdefault(sequences.bit_length(), Trial())
+        size = sequences.bit_length()
+        if size not in self._trials:
+            self._trials[size] = Trial()
+        return self._trials[size]
 
-    def _best(self, trial: Trial, sequences: int) -> int:
+    def _most_per_s(self, trial: Trial, sequences: int) -> int:
         """The length that promises most tokens per second; 0 unless it is worth the trouble."""
         if not trial.model_s.sloped:
             return 0
@@ -101,7 +108,7 @@ class Trial:
     def __init__(self) -> None:
         self.model_s, self.round_s = Line(), Line()
         self.trying: bool | None = True
-        self._left = TRIALS
+        self._left = FIRST_TRIALS
         self._paid = False  # whether guesses looked worth it before the try
         self._longer = False  # whether the next try, where guesses pay, is of one more; else of none
         self._since = {True: 0, False: 0}  # steps since one with guesses, and since one without
@@ -111,7 +118,12 @@ class Trial:
         """Predicted time of a step [s]; above 0."""
         return max(1e-9, self.model_s.at(sequences * (1 + drafts)) + drafts * self.round_s.at(sequences))
 
-    def go_on(self, guessed: bool, judged: int, *, guesses_pay: bool) -> None:
+    def hopeless(self, sequences: int) -> bool:
+        """Whether not even guesses that are always right would pay."""
+        plain = self.seconds(sequences, 0)
+        return all((1 + drafts) * plain <= self.seconds(sequences, drafts) for drafts in range(1, MAX_DRAFTS + 1))
+
+    def go_on(self, sequences: int, judged: int, *, guessed: bool, guesses_pay: bool) -> None:
         """End the try under way when it has shown enough, or begin one when a kind of step was not seen for long."""
         self._since[guessed] = 0
         self._since[not guessed] += 1
@@ -121,9 +133,10 @@ class Trial:
                 self._begin(not guessed or self._longer)
         elif guessed == self.trying:
             self._left -= judged if guessed else 1
-            if self._left > 0:
+            sloped = self.model_s.sloped
+            if self._left > 0 and not (judged and sloped and self.hopeless(sequences)):
                 return
-            if not self.model_s.sloped:  # the first try: now the other kind, or nothing can be compared
+            if not sloped:  # the first try: now the other kind, or nothing can be compared
                 return self._begin(not guessed)
             self._every = min(2 * self._every, TRY_EVERY_AT_MOST) if guesses_pay == self._paid else TRY_EVERY
             self.trying = None

@@ -10,14 +10,15 @@ latents lie in the same pages as the model's, in the cache's last layers.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from fathom.batching.plan import Plan, Row, Sampled, Sampling
 from fathom.engine.sampler import choose
 from fathom.model import Batch, LatentCache, Model
+from fathom.model.cache import int_tensor, take_rows
 
 
 class Drafter:
@@ -29,7 +30,7 @@ class Drafter:
 
     def __init__(self, model: Model, cache: LatentCache) -> None:
         self.model, self.cache = model, cache
-        self.device = cache.latent.device
+        self.device = None if cache.latent.is_cpu else cache.latent.device
 
     def extend(self, plan: Plan, hidden: Tensor, batch: Batch, sampled: Sequence[Sampled]) -> list[Sampled]:
         """Read what the step made certain, then guess on: `sampled` with its drafts filled in.
@@ -37,22 +38,27 @@ class Drafter:
         Args: hidden, batch: of the whole step, guesses that were wrong included.
         """
         counts, tokens = _certain(plan, sampled)
-        if len(tokens) < len(hidden):
-            hidden = hidden[self._indices(_leading(plan, counts))]
+        if len(tokens) < plan.num_tokens:
+            hidden = take_rows(hidden, _leading(plan, counts), self.device)
             rows = [row for row, count in zip(plan.rows, counts, strict=True) if count]
             batch = self._batch(rows, [row.start for row in rows], [count for count in counts if count])
         hidden = self._predict(hidden, tokens, batch, depth=0)
-        chains, ends, end = [], [], 0
+        answered: list[_Chain] = []
+        chains: list[_Chain] = []
+        ends, end = array("q"), 0  # of each chain's row
         answers = iter(sampled)
         for row, count in zip(plan.rows, counts, strict=True):
             end += count
-            if row.sampling is not None:
-                chains.append(_Chain(row, next(answers), row.start + count))
+            if row.sampling is None:
+                continue
+            chain = _Chain(row, next(answers), row.start + count)
+            answered.append(chain)
+            if row.propose:
+                chains.append(chain)
                 ends.append(end - 1)
-        asked = [at for at, chain in enumerate(chains) if chain.row.propose]
-        if asked:
-            self._guess([chains[at] for at in asked], hidden[self._indices([ends[at] for at in asked])])
-        return [chain.answer() for chain in chains]
+        if chains:
+            self._guess(chains, take_rows(hidden, ends, self.device))
+        return [chain.answer() for chain in answered]
 
     def _guess(self, chains: list[_Chain], hidden: Tensor) -> None:
         """Lengthen each chain to what its row asks for. hidden: the module's, at each chain's last token read."""
@@ -60,11 +66,10 @@ class Drafter:
         while True:
             for chain, guess in zip(chains, choose(self.model.logits(hidden), [c.state for c in chains]), strict=True):
                 chain.add(guess)
-            asked = [at for at, chain in enumerate(chains) if len(chain.guesses) < chain.row.propose]
+            asked = array("q", [at for at, chain in enumerate(chains) if len(chain.guesses) < chain.row.propose])
             if not asked:
                 return
-            if len(asked) < len(chains):
-                chains, hidden = [chains[at] for at in asked], hidden[self._indices(asked)]
+            chains, hidden = [chains[at] for at in asked], take_rows(hidden, asked, self.device)
             depth += 1
             starts = [chain.position for chain in chains]
             batch = self._batch([chain.row for chain in chains], starts, [1] * len(chains))
@@ -73,14 +78,12 @@ class Drafter:
     def _predict(self, hidden: Tensor, next_tokens: Sequence[int], batch: Batch, depth: int) -> Tensor:
         """A model with one module applies it to its own output again; the place in the text moves on with it."""
         module = min(depth, self.model.mtp_modules - 1)
-        return self.model.predict_ahead(hidden, self._indices(next_tokens), batch, self.cache, module)
+        tokens = int_tensor(array("q", next_tokens), self.device)
+        return self.model.predict_ahead(hidden, tokens, batch, self.cache, module)
 
     def _batch(self, rows: Sequence[Row], starts: Sequence[int], counts: Sequence[int]) -> Batch:
         pages = [row.pages for row in rows]
         return Batch.paged(counts, starts, pages, self.cache.page_tokens, device=self.device)
-
-    def _indices(self, values: Sequence[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self.device)
 
 
 class _Chain:
@@ -129,11 +132,11 @@ def _certain(plan: Plan, sampled: Sequence[Sampled]) -> tuple[list[int], list[in
     return counts, after
 
 
-def _leading(plan: Plan, counts: Sequence[int]) -> list[int]:
+def _leading(plan: Plan, counts: Sequence[int]) -> array[int]:
     """Where the first `count` tokens of each row lie in the step."""
-    found: list[int] = []
+    found = array("q")
     begin = 0
     for row, count in zip(plan.rows, counts, strict=True):
-        found += range(begin, begin + count)
+        found.extend(range(begin, begin + count))
         begin += len(row.token_ids)
     return found

@@ -111,6 +111,8 @@ class Stats(Message, frozen=True, tag="stats"):
     restored_pages: int = 0
     lost_pages: int = 0
     slots_used: int = 0
+    drafted_by_depth: tuple[int, ...] = ()
+    accepted_by_depth: tuple[int, ...] = ()
 
 
 class Failed(Message, frozen=True, tag="failed"):

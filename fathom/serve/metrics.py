@@ -71,6 +71,11 @@ class Metrics:
         self.cached_tokens = self._counter("prompt_tokens_cached_total", "Prompt tokens found in the prefix cache.")
         self.output_tokens = self._counter("generation_tokens_total", "Tokens generated.")
         self.reasoning_tokens = self._counter("reasoning_tokens_total", "Tokens generated inside thinking.")
+        self.drafted = self._counter("spec_decode_num_draft_tokens_total", "Tokens guessed ahead and verified.")
+        self.accepted = self._counter("spec_decode_num_accepted_tokens_total", "Tokens guessed right.")
+        self.accepted_at = self._counter(
+            "spec_decode_num_accepted_tokens_per_pos_total", "Tokens guessed right, by how far ahead (0: the next one)."
+        )
         self.restarts = self._counter("engine_restarts_total", "Times the engine worker was started again.")
         self.preemptions = self._gauge("preemptions", "Preemptions since the engine started.")
         self.running = self._gauge("requests_running", "Sequences in the batch.")

@@ -85,6 +85,10 @@ async def metrics(http: HttpRequest) -> Response:
         "restored_pages", "lost_pages", "slots_used",
     ):  # fmt: skip
         getattr(series, name).set(getattr(stats, name))
+    series.drafted.set(sum(stats.drafted_by_depth))
+    series.accepted.set(sum(stats.accepted_by_depth))
+    for position, count in enumerate(stats.accepted_by_depth):
+        series.accepted_at.set(count, position=str(position))
     series.in_flight.set(front.client.in_flight)
     series.restarts.set(front.client.restarts)
     series.ready.set(1 if front.client.state == "ready" else 0)

@@ -2,6 +2,7 @@
 
     reasoning_content, reasoning     the thinking, twice the same text: DeepSeek's clients read one, OpenRouter's one
     prompt_cache_hit/miss_tokens     DeepSeek's names for what prompt_tokens_details.cached_tokens says
+    accepted/rejected_prediction_tokens  OpenAI's names, for tokens that the engine guessed ahead
     timings                          llama.cpp's shape, plus queued_ms and time_to_first_token_ms
     fathom                           ours: where the request stands, see `progress`
 """
@@ -68,7 +69,11 @@ def usage(exchange: Exchange) -> dict[str, Any]:
         "completion_tokens": output,
         "total_tokens": prompt + output,
         "prompt_tokens_details": {"cached_tokens": cached},
-        "completion_tokens_details": {"reasoning_tokens": sum(c.reasoning_tokens for c in exchange.choices)},
+        "completion_tokens_details": {
+            "reasoning_tokens": sum(c.reasoning_tokens for c in exchange.choices),
+            "accepted_prediction_tokens": sum(c.accepted_drafts for c in exchange.choices),
+            "rejected_prediction_tokens": sum(c.rejected_drafts for c in exchange.choices),
+        },
         "prompt_cache_hit_tokens": cached,
         "prompt_cache_miss_tokens": prompt - cached,
     }
@@ -77,6 +82,8 @@ def usage(exchange: Exchange) -> dict[str, Any]:
 def timings(exchange: Exchange) -> dict[str, Any]:
     """How long what took; rates are null until they mean something."""
     clock, counts = exchange.clock, usage(exchange)
+    details = counts["completion_tokens_details"]
+    accepted, rejected = details["accepted_prediction_tokens"], details["rejected_prediction_tokens"]
     cached, output = counts["prompt_cache_hit_tokens"], counts["completion_tokens"]
     queued_s = clock.until(clock.begun)
     first_s = clock.until(clock.first_token)
@@ -94,6 +101,8 @@ def timings(exchange: Exchange) -> dict[str, Any]:
         "predicted_ms": _ms(output_s),
         "predicted_per_token_ms": _ms(output_s / gaps) if gaps > 0 else None,
         "predicted_per_second": _rate(gaps, output_s),
+        "draft_n": accepted + rejected,
+        "draft_n_accepted": accepted,
         "queued_ms": _ms(queued_s),
         "time_to_first_token_ms": _ms(first_s),
         "total_ms": _ms(clock.until(clock.last_token)),

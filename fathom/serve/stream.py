@@ -61,6 +61,8 @@ class Choice:
         self.token_ids: list[int] = []
         self.read_tokens = 0
         self.cached_tokens = 0
+        self.accepted_drafts = 0
+        self.rejected_drafts = 0
         self.finish_reason: str | None = None
 
     @property
@@ -81,24 +83,39 @@ class Choice:
         return self._stop.stopped
 
     def feed(self, output: Output) -> Delta:
-        """Take in one engine output. Stop strings are looked for in the answer, not in the thinking."""
+        """Take in one engine output. Stop strings are looked for in the answer, not in the thinking.
+
+        Tokens after the one that completes a stop string are as if they had never been: without guesses ahead, the
+        engine would not have made them.
+        """
         self.read_tokens, self.cached_tokens = output.read_tokens, output.cached_tokens
-        self.token_ids += output.token_ids
-        piece = self._parser.push(output.token_ids)
-        delta = Delta(self.index, piece.reasoning, self._stop.push(piece.content))
+        self.accepted_drafts += output.accepted_drafts
+        self.rejected_drafts += output.rejected_drafts
+        delta = Delta(self.index)
+        for at, token_id in enumerate(output.token_ids):
+            self._push(token_id, output.logprobs[at] if output.logprobs else None, delta)
+            if self._stop.stopped:
+                break
         if output.finish_reason is not None:
             rest = self._parser.flush()
             delta.reasoning += rest.reasoning
             delta.content += self._stop.push(rest.content) + self._stop.flush()
-        if output.logprobs:
-            delta.reasoning_logprobs = [output.logprobs[at] for at in piece.reasoning_at]
-            delta.content_logprobs = [output.logprobs[at] for at in piece.content_at]
         delta.finish_reason = self.finish_reason = "stop" if self._stop.stopped else output.finish_reason
         self.reasoning += delta.reasoning
         self.content += delta.content
         self.reasoning_logprobs += delta.reasoning_logprobs
         self.content_logprobs += delta.content_logprobs
         return delta
+
+    def _push(self, token_id: int, logprob: TokenLogprob | None, delta: Delta) -> None:
+        """Add one token to what came of an output."""
+        self.token_ids.append(token_id)
+        piece = self._parser.push((token_id,))
+        delta.reasoning += piece.reasoning
+        delta.content += self._stop.push(piece.content)
+        if logprob is not None:
+            delta.reasoning_logprobs += [logprob] * len(piece.reasoning_at)
+            delta.content_logprobs += [logprob] * len(piece.content_at)
 
 
 @dataclass

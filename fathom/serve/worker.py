@@ -128,6 +128,8 @@ def _stats(scheduler: Scheduler) -> messages.Stats:
         restored_pages=tables.spill.restored,
         lost_pages=tables.spill.lost,
         slots_used=len(tables.spill),
+        drafted_by_depth=scheduler.drafted_by_depth,
+        accepted_by_depth=scheduler.accepted_by_depth,
     )
 
 

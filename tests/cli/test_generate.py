@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from fathom.cli import main
+from tests.engine.checkpoint import save_tiny
 
+KINDS = ("accepted", "rejected")
 KEYS = ["token_ids", "text", "reasoning", "finish_reason", "usage", "timings"]
 
 
@@ -85,3 +87,14 @@ def test_for_people_thinking_comes_first(tiny_model: Path, capsys: pytest.Captur
     result = generate(capsys, tiny_model, *options[2:])
     assert main(["generate", *options]) == 0
     assert capsys.readouterr().out == f"{result['reasoning']}\n\n{result['text']}\n"
+
+
+def test_guesses_ahead_change_no_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_tiny(tmp_path)
+    options = ("--token-ids", "9,8", "--max-tokens", "12", "--temperature", "1", "--seed", "3", "--spec")
+    plain, guessed = (generate(capsys, tmp_path, *options, spec) for spec in ("off", "2"))
+    assert plain["token_ids"] == guessed["token_ids"]
+    right, wrong = ([reply["usage"][f"{kind}_prediction_tokens"] for reply in (plain, guessed)] for kind in KINDS)
+    assert (right[0], wrong[0]) == (0, 0) and right[1] + wrong[1] > 0
+    assert main(["generate", "--model", str(tmp_path), "--token-ids", "9", "--spec", "9"]) == 2
+    assert "auto, off, or a number of tokens from 1 to 4" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import pytest
 from fathom.batching.request import SamplingParams, ThinkingParams
 from fathom.engine.engine import EngineConfig
 from fathom.engine.llm import LLM, Timings
-from fathom.errors import RequestError
+from fathom.errors import ConfigError, RequestError
 from fathom.tokenizer import encode_chat
 from tests.engine.checkpoint import save_tiny
 
@@ -89,3 +89,23 @@ def test_an_interrupt_leaves_nothing_running(llm, monkeypatch):
             llm.generate("what", GREEDY)
     assert not llm.engine.has_work
     assert len(llm.generate("what", GREEDY)[0].token_ids) == 6
+
+
+def test_guesses_ahead_change_the_usage_and_not_the_answers(tmp_path):
+    save_tiny(tmp_path)
+    params = SamplingParams(temperature=0.7, max_tokens=12, ignore_eos=True, seed=4, logprobs=1)
+    found = []
+    for spec in ("off", 2):
+        other = LLM(tmp_path, EngineConfig(num_pages=64, spec=spec))
+        found.append(other.generate(["what is", "2 + 3"], params))
+    assert [c.token_ids for c in found[0]] == [c.token_ids for c in found[1]]
+    assert all(c.usage.accepted_prediction_tokens + c.usage.rejected_prediction_tokens == 0 for c in found[0])
+    assert all(c.usage.accepted_prediction_tokens + c.usage.rejected_prediction_tokens > 0 for c in found[1])
+    assert all(len(c.logprobs) == len(c.token_ids) for c in found[1])
+
+
+def test_guesses_need_a_module(tmp_path):
+    save_tiny(tmp_path, mtp=False)
+    assert LLM(tmp_path, EngineConfig(num_pages=64)).engine.policy.fixed == 0
+    with pytest.raises(ConfigError, match="no MTP module"):
+        LLM(tmp_path, EngineConfig(num_pages=64, spec=1))

@@ -255,3 +255,11 @@ def test_choosing_is_the_same_rule_without_a_report():
 def test_noise_is_made_in_blocks_that_do_not_show(size):
     whole = gumbel(5, 9, 3 * sampler.NOISE_BLOCK)
     assert torch.equal(gumbel(5, 9, size)[: size // 8 * 8], whole[: size // 8 * 8])
+
+
+def test_integers_of_numpy_and_of_torch_are_the_same():
+    start = torch.randint(-(2**63), 2**63 - 1, (1000,), generator=torch.Generator().manual_seed(2))
+    mixed = sampler._mix_tensor(start)
+    assert sampler._mix_array(start.numpy().view("uint64")).tobytes() == mixed.numpy().tobytes()
+    shifted = sampler._shift(mixed, 12).tolist()
+    assert shifted == [(value % 2**64) >> 12 for value in mixed.tolist()]

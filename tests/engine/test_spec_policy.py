@@ -79,6 +79,14 @@ def test_auto_is_close_to_the_best_fixed_length_and_never_slower_than_none(base_
     assert auto > 0.94 * max(rates)
 
 
+@pytest.mark.parametrize("sequences", [1, 8])
+def test_where_no_guess_can_pay_the_price_alone_says_so(sequences):
+    """From the first step on: a handful of steps find out, not a handful of guesses each."""
+    plain, auto = SpecPolicy(0), SpecPolicy()
+    rates = [Machine(0.0, 10 * MS, right=0.9).tokens_per_s(policy, sequences, 100) for policy in (plain, auto)]
+    assert rates[1] > 0.97 * rates[0]
+
+
 def test_a_large_batch_is_left_alone_where_a_small_one_gains():
     """Rows are free until the machine is busy. A line cannot say that, but it follows the batch at hand."""
     policy, machine = SpecPolicy(), Machine(10 * MS, 0.01 * MS, right=0.8, busy_s=0.5 * MS)

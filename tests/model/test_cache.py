@@ -1,9 +1,12 @@
 """Batch and LatentCache: where every token belongs."""
 
+from array import array
+
 import torch
 
 from fathom.cost import cache_bytes_per_token
 from fathom.model import Batch, LatentCache
+from fathom.model.cache import int_tensor, take_rows
 from tests.model.tiny import CONFIG
 
 
@@ -25,3 +28,17 @@ def test_parts_split_decoding_from_reading() -> None:
 def test_the_cache_takes_the_bytes_that_cost_says() -> None:
     cache = LatentCache(CONFIG, num_pages=3, page_tokens=5, dtype=torch.bfloat16)
     assert cache.nbytes == 15 * cache_bytes_per_token(CONFIG)
+
+
+def test_rows_are_taken_as_an_index_would_and_without_a_copy_where_that_is_possible() -> None:
+    x = torch.arange(12.0).view(4, 3)
+    views, copies = ([2], [0, 1, 2, 3]), ([0, 2], [0, 0, 1, 1], [3, 2, 1, 0])
+    for rows in (*views, *copies):
+        taken = take_rows(x, array("q", rows))
+        assert torch.equal(taken, x[rows])
+        assert (taken.data_ptr() == x[rows[0]].data_ptr()) == (rows in views)
+
+
+def test_tensors_from_arrays_have_their_width() -> None:
+    assert int_tensor(array("i", [3, -1])).tolist() == int_tensor(array("q", [3, -1])).tolist() == [3, -1]
+    assert (int_tensor(array("i", [3])).dtype, int_tensor(array("q", [3])).dtype) == (torch.int32, torch.int64)

@@ -1,6 +1,7 @@
 """A worker whose model is a script: the real loop and scheduler, without torch, with replies that tests choose.
 
 What the last user message says decides the reply: `crash`, `long`, `slow`, `html`, `emoji`, `noise`, `echo TEXT`, ...
+With `guess` in it, tokens are guessed ahead.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import socket
 import sys
 import time
 
-from fathom.batching.plan import Sampled, Sampling
+from fathom.batching.plan import Row, Sampled, Sampling
 from fathom.batching.request import Output, Request, TokenLogprob
 from fathom.batching.scheduler import Scheduler, SchedulerConfig
 from fathom.errors import CheckpointError
@@ -35,6 +36,7 @@ class ScriptedEngine:
         self.scheduler = Scheduler(config, [tokenizer.eos_id])
         self.scripts: dict[str, list[int]] = {}
         self.slow: set[str] = set()
+        self.guessing: set[str] = set()
 
     @property
     def has_work(self) -> bool:
@@ -46,6 +48,8 @@ class ScriptedEngine:
         question = text.rpartition("<｜User｜>")[2].partition("<｜Assistant｜>")[0]
         if "slow" in question:
             self.slow.add(request.id)
+        if "guess" in question:
+            self.guessing.add(request.id)
         if "crash" in question:
             os._exit(9)
         self.scripts[request.id] = self._script(question, request)
@@ -55,11 +59,25 @@ class ScriptedEngine:
         return self.scheduler.abort(request_id)
 
     def step(self) -> list[Output]:
-        plan = self.scheduler.schedule()
+        plan = self.scheduler.schedule(3 if self.guessing & self.scheduler.live.keys() else 0)
         if self.slow & self.scheduler.live.keys():
             time.sleep(0.02)
-        sampled = [self._sample(row.request_id, row.sampling) for row in plan.rows if row.sampling is not None]
-        return self.scheduler.update(plan, sampled)
+        return self.scheduler.update(plan, [self._answer(row, row.sampling) for row in plan.rows if row.sampling])
+
+    def _answer(self, row: Row, state: Sampling) -> Sampled:
+        """Tokens of the script, as many as there are guesses and one more; each third guess is wrong."""
+        found: list[Sampled] = []
+        for guess in (*row.token_ids[len(row.token_ids) - row.drafts :], None):
+            found.append(self._sample(row.request_id, state))
+            state = state.after(found[-1].token_ids[0])
+            if found[-1].token_ids[0] != guess:
+                break
+        guesses: list[int] = []
+        for _ in range(row.propose):
+            guesses.append(self._sample(row.request_id, state).token_ids[0] + (state.position % 3 == 0))
+            state = state.after(guesses[-1])
+        tokens, logprobs = ([item for one in found for item in getattr(one, n)] for n in ("token_ids", "logprobs"))
+        return Sampled(tuple(tokens), tuple(logprobs), tuple(guesses))
 
     def _script(self, question: str, request: Request) -> list[int]:
         reply = REPLIES.get(question.strip(), f"You said: {question}")

@@ -34,6 +34,25 @@ def test_metrics_count_what_happened_and_labels_stay_few(server: Running) -> Non
     assert all(re.fullmatch(r"[a-z_]+(\{.*\})? [0-9.e+-]+", line) for line in text.splitlines() if line[0] != "#")
 
 
+def test_guesses_ahead_change_the_counts_and_not_the_reply(server: Running) -> None:
+    reply = server.http.post(
+        "/v1/chat/completions",
+        json={"messages": [{"role": "user", "content": "echo guess 1 2 3 4 5 6 7 8 9"}], "stop": "8", "temperature": 0},
+    ).json()
+    assert reply["choices"][0]["message"]["content"] == "guess 1 2 3 4 5 6 7 "
+    details = reply["usage"]["completion_tokens_details"]
+    right, wrong = details["accepted_prediction_tokens"], details["rejected_prediction_tokens"]
+    assert right > 4 and wrong > 0
+    assert (reply["timings"]["draft_n_accepted"], reply["timings"]["draft_n"]) == (right, right + wrong)
+    text = server.http.get("/metrics").text
+    drafted, accepted = (
+        int(float(re.search(rf"^fathom_spec_decode_num_{name}_tokens_total (\S+)$", text, re.MULTILINE)[1]))  # type: ignore[index]
+        for name in ("draft", "accepted")
+    )
+    assert drafted >= right + wrong and accepted >= right
+    assert 'fathom_spec_decode_num_accepted_tokens_per_pos_total{position="2"}' in text
+
+
 def test_tokens_there_and_back(server: Running) -> None:
     for text in ("hello world", "naïve 👩‍🚀 数学", "<think>", ""):
         reply = server.http.post("/tokenize", json={"prompt": text}).json()

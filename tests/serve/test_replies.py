@@ -32,6 +32,16 @@ def test_siblings_share_their_prompts_count(tokenizer: Tokenizer) -> None:
     assert usage["prompt_cache_hit_tokens"] + usage["prompt_cache_miss_tokens"] == 6
 
 
+def test_guesses_ahead_are_told_under_their_usual_names(tokenizer: Tokenizer) -> None:
+    one = exchange(tokenizer, (1, 2), (1, 2))
+    for choice in one.choices:
+        choice.feed(Output("r", (40, 41, 42), "stop", accepted_drafts=2, rejected_drafts=1))
+    details = replies.usage(one)["completion_tokens_details"]
+    assert (details["accepted_prediction_tokens"], details["rejected_prediction_tokens"]) == (4, 2)
+    values = replies.timings(one)
+    assert (values["draft_n"], values["draft_n_accepted"]) == (6, 4)
+
+
 def test_timings_add_up_and_are_never_infinite(tokenizer: Tokenizer) -> None:
     one = exchange(tokenizer, (1, 2, 3))
     values = replies.timings(one)

@@ -53,6 +53,32 @@ def test_the_deltas_add_up_to_the_choice(sizes: list[int], with_stop: bool) -> N
     assert one.finish_reason == "stop" and one.phase == "done"
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 5), max_size=30))
+def test_a_stop_string_cuts_at_the_same_token_in_any_chunking(sizes: list[int]) -> None:
+    """Guesses ahead put several tokens into one output; those after the stop would not exist without them."""
+    tokens = [*TOKENIZER.encode("so 3 and more, and numbers"), TOKENIZER.eos_id]
+    seen = []
+    for chunks in (sizes, [1] * len(tokens)):
+        one, at = choice([1], stops=["and"]), 0
+        for size in [*chunks, len(tokens)]:
+            some = tuple(tokens[at : at + size])
+            at += size
+            if not one.stopped_by_text:
+                end = "stop" if at >= len(tokens) else None
+                one.feed(Output("r", some, end, logprobs=tuple(TokenLogprob(token, -1.0) for token in some)))  # type: ignore[arg-type]
+        seen.append((one.token_ids, one.content_logprobs, one.content, one.finish_reason))
+    assert seen[0] == seen[1]
+    assert seen[0][2] == "so 3 " and len(seen[0][0]) < len(tokens)
+
+
+def test_guesses_are_counted() -> None:
+    one = choice([1])
+    one.feed(Output("r", (9, 8), accepted_drafts=1, rejected_drafts=2))
+    one.feed(Output("r", (9,), "length", rejected_drafts=3))
+    assert (one.accepted_drafts, one.rejected_drafts) == (1, 5)
+
+
 def test_phases_follow_the_tokens() -> None:
     one = choice([1, TOKENIZER.think_id])
     seen = [one.phase]

@@ -15,6 +15,7 @@ import pytest
 from fathom.batching.request import Request, SamplingParams
 from fathom.serve import messages
 from fathom.serve.worker import fingerprint
+from tests.engine.checkpoint import save_tiny
 from tests.serve.conftest import ROOT
 
 PATIENCE_S = 60  # a busy machine imports torch slowly
@@ -85,6 +86,22 @@ def test_its_tokens_are_the_engines_own(worker: Worker, facts: messages.Ready, t
     prompt = tuple(range(3, 40))
     expected = LLM(tiny_model).generate([prompt], params)[0]
     assert worker.tokens(Request("greedy", prompt, params)) == list(expected.token_ids)
+
+
+def test_guesses_ahead_change_no_token_and_are_counted(tmp_path: Path) -> None:
+    from fathom.engine import LLM, EngineConfig
+
+    save_tiny(tmp_path)
+    params = SamplingParams(max_tokens=12, temperature=0.8, ignore_eos=True)
+    expected = LLM(tmp_path, EngineConfig(spec="off", num_pages=32)).generate([[9, 8, 7]], params)[0]
+    guessing = Worker(tmp_path, spec="2")
+    assert isinstance(guessing.read(), messages.Ready)
+    assert guessing.tokens(Request("a", (9, 8, 7), params)) == list(expected.token_ids)
+    while not isinstance(message := guessing.read(), messages.Stats) or not message.drafted_by_depth:
+        pass
+    assert len(message.drafted_by_depth) == len(message.accepted_by_depth) == 2
+    guessing.close()
+    guessing.process.wait(PATIENCE_S)
 
 
 def test_a_request_it_cannot_serve_is_refused_and_it_goes_on(worker: Worker, facts: messages.Ready) -> None:
