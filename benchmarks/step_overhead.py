@@ -28,7 +28,8 @@ from fathom.engine import Engine, EngineConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = [
-    (1, "off", 0.0), (1, 1, 0.0), (1, 2, 0.0), (1, "auto", 0.0), (1, "off", 0.7), (16, "off", 0.0), (16, 2, 0.0), (16, "off", 0.7),
+    (1, "off", 0.0), (1, 1, 0.0), (1, 2, 0.0), (1, "auto", 0.0), (1, "off", 0.7), (16, "off", 0.0), (16, 2, 0.0),
+    (16, "off", 0.7),
 ]  # fmt: skip
 VOCABULARY, PROMPT = 8192, 100
 
