@@ -29,7 +29,10 @@ DATA = bytes(range(8))
 
 @contextmanager
 def refused(match: str, *, limit_bytes: int = 4_000_000) -> Iterator[None]:
-    """The block must raise one line of CheckpointError in under a second, without allocating much on the way."""
+    """The block must raise one line of CheckpointError, soon and without allocating much on the way.
+
+    Soon: measured 0.2 s, or 1.5 s while memory is traced on a slow machine; what grows with the square takes minutes.
+    """
     tracemalloc.start()
     started = time.process_time()
     try:
@@ -41,7 +44,7 @@ def refused(match: str, *, limit_bytes: int = 4_000_000) -> Iterator[None]:
     text = str(caught.value)
     assert caught.value.exit_code == 2
     assert text.isprintable() and len(text) < 1000, text
-    assert time.process_time() - started < 1.0
+    assert time.process_time() - started < 10.0
     assert peak < limit_bytes, f"{peak} bytes were allocated"
 
 
