@@ -1,5 +1,7 @@
 """Guessing ahead changes when tokens come, never which: held with `==` against a model that hashes all it has read."""
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -76,7 +78,8 @@ def test_tokens_and_logprobs_are_those_without_guesses(config, asked, right):
 
 
 def guessing(spec, right=8, **options):
-    config = EngineConfig(**{"num_pages": 64, "page_tokens": 4, "spec": spec, **options})
+    # max_stretch: what a step holds shall not depend on how fast this machine is
+    config = EngineConfig(**{"num_pages": 64, "page_tokens": 4, "spec": spec, "max_stretch": math.inf, **options})
     return Engine(Hashing(right), config=config)
 
 
@@ -140,7 +143,7 @@ def test_with_several_modules_each_takes_its_depth_and_the_last_one_the_rest():
 
 def test_guesses_are_recorded_and_replayed(tmp_path):
     log = tmp_path / "log"
-    config = EngineConfig(9, 3, page_tokens=2, num_pages=24, record=str(log), spec=3)
+    config = EngineConfig(9, 3, page_tokens=2, num_pages=24, record=str(log), spec=3, max_stretch=math.inf)
     engine = Engine(Hashing(right=6), config=config)
     requests = [request(i, PROMPT[i:], max_tokens=12, temperature=0.9, seed=i, logprobs=2) for i in range(5)]
     run(engine, requests)
