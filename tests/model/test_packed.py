@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from fathom.model import Batch, LatentCache, Transformer
+from fathom.model.rope import Rotary
+from fathom.ops.cpu import build
+from fathom.ops.cpu.native import Library, NativeModel
 from fathom.ops.packing import pack, unpack
 from tests.model.packing import open_model, pack_model
 from tests.model.tiny import CONFIG, model
@@ -78,6 +81,28 @@ def test_hidden_states_and_logits_are_the_plain_models(variant: str, kind: str) 
         assert (ahead - expected).abs().max() <= PACKED_EQUALS_MODEL * expected.abs().max()
     for mine, other in zip((caches[0].latent, caches[0].rope), (caches[1].latent, caches[1].rope), strict=True):
         assert torch.allclose(mine, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_instruction_sets_that_fuse_agree_to_the_bit(kind: str, native: Library) -> None:
+    """Products, attention over a cache of this kind, routing: the whole model, some of it one token at a time."""
+    plain, states = model(), []
+    packed = open_model(plain, kind, threads=2)
+    weights, turn = pack_model(plain, kind), Rotary(CONFIG)(torch.arange(CONFIG.max_position_embeddings))
+    for name in build.variants():
+        if name == "generic":
+            continue  # plain C may not fuse a product with its sum
+        try:
+            packed.kernels = NativeModel(CONFIG, weights, turn, 2, Library(native.path, name))
+        except build.Unavailable:
+            continue
+        cache = LatentCache(CONFIG, 12, 16, dtype=packed.compute_dtype, mtp=True)
+        states.append([packed(tokens_of(150), batch_of([90, 60], [0, 0], 16), cache)])
+        for step in range(3):
+            tokens = tokens_of(2, seed=step)
+            states[-1].append(packed(tokens, batch_of([1, 1], [90 + step, 60 + step], 16), cache))
+    for other in states[1:]:
+        assert all(map(torch.equal, other, states[0]))
 
 
 @pytest.mark.parametrize("kind", KINDS)

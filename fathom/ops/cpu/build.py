@@ -26,13 +26,13 @@ log = logging.getLogger(__name__)
 HERE = Path(__file__).resolve().parent
 # No contraction and no fast math: the order and rounding of every sum is what the source says.
 FLAGS = ("-std=c11", "-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+WIDE = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c")
 X86 = {
     "generic": (),
     "avx2": ("-mavx2", "-mfma", "-mf16c"),
-    "avx512": (
-        "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c",
-    ),
-}  # fmt: skip
+    "avx512": WIDE,
+    "avx512bf16": (*WIDE, "-mavx512bf16"),
+}
 ARM = {"neon": (), "dotprod": ("-march=armv8.2-a+dotprod",)}
 # `python -I -S -c TRY library`: loads it and runs a little of every variant that this processor claims to support.
 TRY = "import ctypes, sys; sys.exit(ctypes.CDLL(sys.argv[1]).fathom_probe())"

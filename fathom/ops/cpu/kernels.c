@@ -28,6 +28,7 @@ static void embed(const team *t, const job *j, const layer *module) {
         SHARE(blocks_of(&module->join));
         product(&module->join, begin, end, &w->normed, w->identity, j->tokens, w->x, w->x_stride);
     }
+    team_wait(t);
 }
 
 static void run(const team *t, void *given) {
@@ -37,7 +38,6 @@ static void run(const team *t, void *given) {
     int64_t module = j->what->module, first = module < 0 ? 0 : m->layers + module;
     int64_t last = module < 0 ? m->layers : first + 1;
     embed(t, j, module < 0 ? NULL : &m->layer[first]);
-    team_wait(t);
     for (int64_t i = first; i < last; i++) {
         attention_block(t, j, &m->layer[i], i);
         feed_forward(t, j, &m->layer[i], i);
@@ -76,7 +76,7 @@ static int forward(const model *m, const cache *c, const batch *b, const call *w
     for (int64_t s = 0, row = 0; s < b->sequences; s++)
         for (int64_t i = 0; i < b->lengths[s]; i++, row++) w->sequence[row] = s;
     for (int64_t i = 0; i < most(1, m->top_k) * b->tokens; i++) w->identity[i] = i;
-    memset(w->counters, 0, (size_t)(2 * (m->layers + m->modules)) * sizeof *w->counters);
+    memset(w->counters, 0, (size_t)(3 * (m->layers + m->modules)) * sizeof *w->counters);
     job j = {m, c, b, what, w, b->tokens};
     team_run(pool, run, &j);
     return OK;

@@ -79,6 +79,6 @@ typedef struct {
     int (*product)(const matrix *m, const float *x, int64_t rows, float *out, team_pool *pool);
 } kernels;
 
-extern const kernels kernels_generic, kernels_neon, kernels_dotprod, kernels_avx2, kernels_avx512;
+extern const kernels kernels_generic, kernels_neon, kernels_dotprod, kernels_avx2, kernels_avx512, kernels_avx512bf16;
 
 #endif

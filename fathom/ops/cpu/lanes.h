@@ -43,6 +43,7 @@ INLINE float from_half(uint16_t bits) {
 #define TILE_ROWS 8  /* activation rows that share one block of integer weights */
 #define FLOAT_ROWS 8 /* and of floats */
 #define SCORE_ROWS 4
+#define SCORE_TILES 2 /* sixteen keys, or sixteen values, each */
 #define PARTS 1
 #define OFFSET8 128 /* vpdpbusd wants its first factor unsigned: +128, which `dot8` expects to be taken off before */
 typedef __m512 lanes;
@@ -82,6 +83,7 @@ INLINE __m128 fold(lanes x) { /* lane i + 8, then + 4 */
 #define TILE_ROWS 8
 #define FLOAT_ROWS 4
 #define SCORE_ROWS 4
+#define SCORE_TILES 1
 #define PARTS 2
 #define OFFSET8 0
 typedef struct { __m256 low, high; } lanes;
@@ -131,6 +133,7 @@ INLINE __m128 fold(lanes x) {
 #define TILE_ROWS 4
 #define FLOAT_ROWS 4
 #define SCORE_ROWS 4
+#define SCORE_TILES 1
 #define PARTS 4
 #define OFFSET8 0
 typedef struct { float32x4_t part[4]; } lanes;
@@ -192,6 +195,7 @@ INLINE void reduce4(const lanes x[4], float out[4]) {
 #define TILE_ROWS 1
 #define FLOAT_ROWS 1
 #define SCORE_ROWS 4
+#define SCORE_TILES 1
 #define PARTS 16
 #define OFFSET8 0
 typedef struct { float lane[LANES]; } lanes;
@@ -261,7 +265,46 @@ INLINE void reduce4(const lanes x[4], float out[4]) {
 }
 #endif
 
+/* Products of bfloat16 pairs: sum + x[1] * (the second of each pair), rounded, + x[0] * (the first), rounded. That is
+ * what vdpbf16ps does, which takes results below 2^-126 for 0; the products themselves are exact either way. */
+#if defined(__AVX512BF16__)
+typedef uint16_t factor;  /* a bfloat16 number, as x is held */
+typedef __m512bh pairs;
+INLINE factor to_factor(float x) { return to_bf16(x); }
+INLINE pairs pairs_load(const uint16_t *p) { return (__m512bh)_mm512_loadu_si512(p); }
+INLINE lanes lanes_dot(lanes sum, const factor *x, pairs y) {
+    int32_t both;
+    memcpy(&both, x, 4);
+    return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(both), y);
+}
+#else
+typedef float factor;
+typedef struct { lanes first, second; } pairs;
+INLINE factor to_factor(float x) { return from_bf16(to_bf16(x)); }
+INLINE pairs pairs_load(const uint16_t *p) {
+    pairs y;
+    lanes_load_pairs(p, &y.first, &y.second);
+    return y;
+}
+INLINE lanes lanes_dot(lanes sum, const factor *x, pairs y) {
+    return lanes_fma(lanes_set(x[0]), y.first, lanes_fma(lanes_set(x[1]), y.second, sum));
+}
+#endif
+
 /* The largest lane. */
+#if defined(__AVX2__)
+INLINE float lanes_top(lanes x) {
+#if defined(__AVX512F__)
+    __m256 y = _mm256_max_ps(_mm512_castps512_ps256(x),
+                             _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x), 1)));
+#else
+    __m256 y = _mm256_max_ps(x.low, x.high);
+#endif
+    __m128 z = _mm_max_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+    z = _mm_max_ps(z, _mm_movehl_ps(z, z));
+    return _mm_cvtss_f32(_mm_max_ss(z, _mm_movehdup_ps(z)));
+}
+#else
 INLINE float lanes_top(lanes x) {
     float held[LANES];
     lanes_store(held, x);
@@ -269,6 +312,7 @@ INLINE float lanes_top(lanes x) {
         for (int i = 0; i < width; i++) held[i] = held[i] > held[i + width] ? held[i] : held[i + width];
     return held[0];
 }
+#endif
 
 /* The last n < 16 values of a row, the other lanes 0. */
 INLINE lanes load_tail(const float *x, int64_t n) {

@@ -1,7 +1,7 @@
 /* One layer for a batch of tokens, by a team: attention, then a feed-forward (DeepSeek-V3, section 2.1).
  *
  * Between two `team_wait`s every thread writes rows or columns of its own, so that no number depends on how many there
- * are. The residual stream, x, is float32.
+ * are. A token's row of x, the residual stream in float32, belongs to one thread from `combine` to the next norm.
  */
 #ifndef FATHOM_LAYER_H
 #define FATHOM_LAYER_H
@@ -109,32 +109,49 @@ static void absorb(const job *j, const layer *l, int64_t head, own_space *own) {
     }
 }
 
-/* Some heads over every sequence, in chunks of tokens whose sums fit this thread's space. */
-static void attend_heads(const job *j, const attention *a, own_space *own, int64_t first, int64_t heads) {
-    work *w = j->w;
-    int64_t most_tokens = w->chunk_rows / heads, row = 0;
-    for (int64_t s = 0; s < j->b->sequences; s++) {
-        for (int64_t left = j->b->lengths[s]; left > 0;) {
-            int64_t n = left < most_tokens ? left : most_tokens;
-            for (int64_t i = 0; i < n * heads; i++) {
-                int64_t token = row + i / heads, head = first + i % heads;
-                own->q[i] = w->queries + (token * j->m->heads + head) * w->query_stride;
-            }
-            attend(a, &own->attention, own->q, n, heads, j->b->positions[row], j->b->pages + s * j->b->table);
-            row += n, left -= n;
+/* Some heads of `n` tokens of a sequence, the first in `row`, in chunks whose sums fit this thread's space. */
+static void attend_tokens(const job *j, const attention *a, own_space *own, int64_t first, int64_t heads,
+                          int64_t sequence, int64_t row, int64_t n) {
+    int64_t most_tokens = j->w->chunk_rows / heads, width = j->w->query_stride;
+    for (int64_t end = row + n; row < end; row += most_tokens) {
+        int64_t tokens = end - row < most_tokens ? end - row : most_tokens;
+        for (int64_t i = 0; i < tokens * heads; i++) {
+            own->q[i] = j->w->queries + ((row + i / heads) * j->m->heads + first + i % heads) * width;
         }
+        attend(a, &own->attention, own->q, tokens, heads, j->b->positions[row], j->b->pages + sequence * j->b->table);
     }
 }
+
+/* All heads of chunks of tokens, as jobs that whoever is free takes; the latest tokens of a sequence, which have most
+ * keys, come first. */
+static void attention_jobs(const team *t, const job *j, const attention *a, int64_t *counter) {
+    int64_t heads = j->m->heads, size = j->w->chunk_rows / heads, row = j->tokens, next = team_next(counter);
+    for (int64_t s = j->b->sequences - 1, before = 0; s >= 0; s--) {
+        int64_t n = j->b->lengths[s], chunks = (n + size - 1) / size;
+        row -= n;
+        for (; next < before + chunks; next = team_next(counter)) {
+            int64_t from = (chunks - 1 - (next - before)) * size;
+            attend_tokens(j, a, &j->w->own[t->rank], 0, heads, s, row + from, n - from < size ? n - from : size);
+        }
+        before += chunks;
+    }
+}
+
+/* Whether no group of the output projection's columns holds values of two heads: a head's thread can round them. */
+static int rounds_by_head(const model *m, const layer *l) { return m->value % l->o.group == 0; }
 
 /* Latent results of one head -> its values, into their columns of `mixed`. */
 static void open_values(const job *j, const layer *l, int64_t head, own_space *own) {
     const model *m = j->m;
     work *w = j->w;
+    int which = rounds_by_head(m, l) ? wants(&l->o) : 0;
     head_product(j, &l->v_b[head], w->queries + head * w->query_stride, w->query_stride * m->heads, m->latent, own,
                  own->head, w->head_stride);
     for (int64_t i = 0; i < j->tokens; i++) {
         float *to = w->mixed.values + i * w->mixed.stride + head * m->value;
         memcpy(to, own->head + i * w->head_stride, 4u * (size_t)m->value);
+        if (head == m->heads - 1) pad_row(&w->mixed, i, m->heads * m->value);
+        round_row(&w->mixed, i, which, head * m->value, (head + 1) * m->value);
     }
 }
 
@@ -156,18 +173,21 @@ static void attention_block(const team *t, const job *j, const layer *l, int64_t
     {
         SHARE(m->heads);
         for (int64_t h = begin; h < end; h++) absorb(j, l, h, own);
-        if (begin < end) attend_heads(j, &a, own, begin, end - begin);
+        if (j->b->sequences >= t->size) { /* keys are prepared once for all heads */
+            team_wait(t);
+            attention_jobs(t, j, &a, w->counters + 3 * place);
+            team_wait(t);
+        } else if (begin < end)
+            for (int64_t s = 0, row = 0; s < j->b->sequences; row += j->b->lengths[s++])
+                attend_tokens(j, &a, own, begin, end - begin, s, row, j->b->lengths[s]);
         for (int64_t h = begin; h < end; h++) open_values(j, l, h, own);
     }
     team_wait(t);
-    {
+    if (!rounds_by_head(m, l)) {
         SHARE(j->tokens);
-        for (int64_t i = begin; i < end; i++) {
-            pad_row(&w->mixed, i, m->heads * m->value);
-            round_row(&w->mixed, i, wants(&l->o), 0, m->heads * m->value);
-        }
+        for (int64_t i = begin; i < end; i++) round_row(&w->mixed, i, wants(&l->o), 0, m->heads * m->value);
+        team_wait(t);
     }
-    team_wait(t);
     add_product(t, j, &l->o, &w->mixed);
     team_wait(t);
 }
@@ -248,15 +268,13 @@ static void sort_rows(const job *j, own_space *own) {
     }
 }
 
+/* The experts of this thread's own tokens, whose normed rows it has just written. */
 static void choose_experts(const team *t, const job *j, const layer *l, int64_t place) {
     const model *m = j->m;
     work *w = j->w;
-    {
-        SHARE(blocks_of(&l->router));
-        product(&l->router, begin, end, &w->normed, w->identity, j->tokens, w->affinity, w->gate_stride);
-    }
-    team_wait(t);
     SHARE(j->tokens);
+    product(&l->router, 0, blocks_of(&l->router), &w->normed, w->identity + begin, end - begin,
+            w->affinity + begin * w->gate_stride, w->gate_stride);
     for (int64_t i = begin; i < end; i++) {
         float *affinity = w->affinity + i * w->gate_stride;
         to_affinity(affinity, m->experts, m->softmax);
@@ -264,8 +282,6 @@ static void choose_experts(const team *t, const job *j, const layer *l, int64_t 
         if (!j->what->chosen) continue;
         memcpy(j->what->chosen + (place * j->tokens + i) * m->top_k, w->ids + i * m->top_k, 8u * (size_t)m->top_k);
     }
-    team_wait(t);
-    sort_rows(j, &w->own[t->rank]);
 }
 
 /* x += sum over slots of weight * y, in the order of slots, and what the shared experts gave. */
@@ -296,14 +312,14 @@ static void feed_forward(const team *t, const job *j, const layer *l, int64_t pl
     work *w = j->w;
     int routed = l->router.data != NULL;
     norm_rows(t, j, l->post_norm, wants(&l->shared.gate) | (routed ? wants(&l->experts[0].gate) : 0));
-    team_wait(t);
     if (routed) choose_experts(t, j, l, place);
-    expert_jobs(t, j, l, 0, w->counters + 2 * place);
     team_wait(t);
-    expert_jobs(t, j, l, 1, w->counters + 2 * place + 1);
+    if (routed) sort_rows(j, &w->own[t->rank]);
+    expert_jobs(t, j, l, 0, w->counters + 3 * place + 1);
+    team_wait(t);
+    expert_jobs(t, j, l, 1, w->counters + 3 * place + 2);
     team_wait(t);
     combine(t, j, l);
-    team_wait(t);
 }
 
 #endif

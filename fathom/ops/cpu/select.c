@@ -35,14 +35,19 @@ static int has_dotprod(void) {
 
 /* The named variant, or the best one for "": NULL if it was not compiled or cannot run here. */
 const kernels *fathom_kernels(const char *name) {
-    const kernels *usable[3];
+    const kernels *usable[4];
     int count = 0;
 #if defined(__x86_64__)
     __builtin_cpu_init(); /* reads cpuid, and whether the system saves the wide registers */
+    int wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma");
+    (void)wide;
+#ifdef WITH_AVX512BF16
+    if (wide && __builtin_cpu_supports("avx512bf16")) usable[count++] = &kernels_avx512bf16;
+#endif
 #ifdef WITH_AVX512
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma"))
-        usable[count++] = &kernels_avx512;
+    if (wide) usable[count++] = &kernels_avx512;
 #endif
 #ifdef WITH_AVX2
     /* every processor with AVX2 has F16C */
@@ -59,7 +64,7 @@ const kernels *fathom_kernels(const char *name) {
 
 /* Runs a little of every usable variant: what cannot run dies here, in the process that build.py spares for it. */
 int fathom_probe(void) {
-    static const char *const names[] = {"", "generic", "neon", "dotprod", "avx2", "avx512"};
+    static const char *const names[] = {"", "generic", "neon", "dotprod", "avx2", "avx512", "avx512bf16"};
     static float weight[16 * 64], x[5 * 64], out[5 * 16];
     static int8_t level[16 * 64];
     static const uint16_t one[16] = {0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00,

@@ -31,7 +31,7 @@ typedef struct {
     int64_t *ids;        /* [tokens, top_k] */
     float *y;            /* [tokens * top_k, x_stride]: what each slot's expert gave */
     float *shared;       /* [tokens, x_stride] */
-    int64_t *counters;   /* [2 * (layers + modules)]: of jobs taken */
+    int64_t *counters;   /* [layers + modules, 3]: of jobs taken */
     own_space *own;      /* [threads] */
 } work;
 
@@ -78,8 +78,11 @@ static own_space take_own(arena *a, const model *m, int64_t tokens, const work *
     own.place = take(a, slots * 8);
     own.row = take(a, slots * 8);
     own.attention.keys = take_floats(a, KEYS * w->query_stride);
-    own.attention.turned = take_floats(a, LANES * w->query_stride);
+    own.attention.turned = take_floats(a, TILE_KEYS * w->query_stride);
+    own.attention.side = take_floats(a, KEYS / 2 * w->sum_stride);
+    own.attention.queries = take_floats(a, w->chunk_rows * w->query_stride);
     own.attention.scores = take_floats(a, w->chunk_rows * KEYS);
+    own.attention.weights = take(a, w->chunk_rows * KEYS * (int64_t)sizeof(factor));
     own.attention.sums = take_floats(a, w->chunk_rows * w->sum_stride);
     own.attention.maximum = take_floats(a, w->chunk_rows);
     own.attention.total = take_floats(a, w->chunk_rows);
@@ -95,7 +98,7 @@ static int64_t lay_out(const model *m, int64_t tokens, int64_t threads, void *ba
     int64_t slots = tokens * m->top_k, head_rows = most(m->nope + m->rope, m->value);
     w->x_stride = round_up(m->hidden, PAD);
     w->a_stride = round_up(most(m->q_rank, m->latent + m->rope), PAD);
-    w->query_stride = round_up(m->latent + m->rope, BLOCK);
+    w->query_stride = round_up(m->latent + m->rope, 2 * LANES);
     w->sum_stride = round_up(m->latent, BLOCK);
     w->head_stride = round_up(head_rows, BLOCK);
     w->gate_stride = round_up(most(m->experts, 1), BLOCK);
@@ -117,7 +120,7 @@ static int64_t lay_out(const model *m, int64_t tokens, int64_t threads, void *ba
     w->ids = take(&a, slots * 8);
     w->y = take_floats(&a, slots * w->x_stride);
     w->shared = take_floats(&a, tokens * w->x_stride);
-    w->counters = take(&a, 2 * (m->layers + m->modules) * 8);
+    w->counters = take(&a, 3 * (m->layers + m->modules) * 8);
     w->own = take(&a, threads * (int64_t)sizeof *w->own);
     for (int64_t i = 0; i < threads; i++) {
         own_space own = take_own(&a, m, tokens, w);

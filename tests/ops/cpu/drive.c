@@ -33,6 +33,9 @@ static const kernels *const compiled[] = {
 #ifdef WITH_AVX512
     &kernels_avx512,
 #endif
+#ifdef WITH_AVX512BF16
+    &kernels_avx512bf16,
+#endif
 };
 
 /* --- sequences through it --------------------------------------------------------------------------------------------- */

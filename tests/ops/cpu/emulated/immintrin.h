@@ -40,6 +40,7 @@ EMULATE(set1_epi32, (int x), 16, r.i[k] = x)
 EMULATE(set1_ps, (float x), 16, r.f[k] = x)
 EMULATE(add_epi32, (wide a, wide b), 16, r.u[k] = a.u[k] + b.u[k])
 EMULATE(and, (wide a, wide b), 16, r.u[k] = a.u[k] & b.u[k])
+EMULATE(or, (wide a, wide b), 16, r.u[k] = a.u[k] | b.u[k])
 EMULATE(xor, (wide a, wide b), 16, r.u[k] = a.u[k] ^ b.u[k])
 EMULATE(slli_epi32, (wide a, int n), 16, r.u[k] = a.u[k] << n)
 EMULATE(srli_epi16, (wide a, int n), 32, r.h[k] = (uint16_t)(a.h[k] >> n))
@@ -79,6 +80,7 @@ static inline wide emulated_cvtph(__m256i x) {
 #define _mm512_set1_ps emulated_set1_ps
 #define _mm512_add_epi32 emulated_add_epi32
 #define _mm512_and_si512 emulated_and
+#define _mm512_or_si512 emulated_or
 #define _mm512_xor_si512 emulated_xor
 #define _mm512_slli_epi32(a, n) emulated_slli_epi32(a, n)
 #define _mm512_srli_epi16(a, n) emulated_srli_epi16(a, n)
@@ -91,6 +93,7 @@ static inline wide emulated_cvtph(__m256i x) {
 #define _mm512_loadu_ps(p) emulated_load(p)
 #define _mm512_loadu_si512(p) emulated_load(p)
 #define _mm512_storeu_ps(p, x) memcpy(p, (x).f, 64)
+#define _mm512_storeu_si512(p, x) memcpy(p, (x).f, 64)
 #define _mm512_cvtepu16_epi32 emulated_cvtepu16
 #define _mm512_cvtph_ps emulated_cvtph
 #define _mm512_castsi512_ps(x) (x)
