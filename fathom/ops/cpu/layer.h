@@ -201,14 +201,15 @@ static void gate_up(const mlp *e, int64_t chunk, const activations *from, const 
                     int64_t rows, const activations *to) {
     int64_t first = chunk * CHUNK_BLOCKS, all = blocks_of(&e->gate), inner = e->gate.rows;
     int64_t last = first + CHUNK_BLOCKS < all ? first + CHUNK_BLOCKS : all;
-    float gate[TILE_ROWS][BLOCK], up[TILE_ROWS][BLOCK];
-    for (int64_t b = first; b < last; b++) {
+    float gate[SUMS][BLOCK], up[SUMS][BLOCK];
+    for (int64_t b = first, blocks; b < last; b += blocks) {
+        blocks = together(&e->gate, rows, last - b);
         for (int64_t r = 0; r < rows; r += TILE_ROWS) {
             int n = rows - r < TILE_ROWS ? (int)(rows - r) : TILE_ROWS;
-            tile(&e->gate, b, from, row + r, n, gate);
-            tile(&e->up, b, from, row + r, n, up);
-            for (int i = 0; i < n; i++) {
-                float *out = to->values + place[r + i] * to->stride + b * BLOCK;
+            tile(&e->gate, b, (int)blocks, from, row + r, n, gate);
+            tile(&e->up, b, (int)blocks, from, row + r, n, up);
+            for (int i = 0; i < n * blocks; i++) {
+                float *out = to->values + place[r + i % n] * to->stride + (b + i / n) * BLOCK;
                 for (int k = 0; k < BLOCK; k++) out[k] = silu(gate[i][k]) * up[i][k];
             }
         }
@@ -224,12 +225,15 @@ static void down(const mlp *e, int64_t chunk, const activations *from, const int
                  int64_t stride) {
     int64_t first = chunk * CHUNK_BLOCKS, all = blocks_of(&e->down);
     int64_t last = first + CHUNK_BLOCKS < all ? first + CHUNK_BLOCKS : all;
-    for (int64_t b = first; b < last; b++) {
-        float sum[TILE_ROWS][BLOCK];
+    float sum[SUMS][BLOCK];
+    for (int64_t b = first, blocks; b < last; b += blocks) {
+        blocks = together(&e->down, rows, last - b);
         for (int64_t r = 0; r < rows; r += TILE_ROWS) {
             int n = rows - r < TILE_ROWS ? (int)(rows - r) : TILE_ROWS;
-            tile(&e->down, b, from, place + r, n, sum);
-            for (int i = 0; i < n; i++) memcpy(y + place[r + i] * stride + b * BLOCK, sum[i], sizeof *sum);
+            tile(&e->down, b, (int)blocks, from, place + r, n, sum);
+            for (int i = 0; i < n * blocks; i++) {
+                memcpy(y + place[r + i % n] * stride + (b + i / n) * BLOCK, sum[i], sizeof *sum);
+            }
         }
     }
 }

@@ -179,56 +179,66 @@ static void block_of_f8(int rows, const matrix *m, int64_t block, const activati
     for (int r = 0; r < rows; r++) lanes_store(out[r], sum[r]);
 }
 
-/* Each count of rows is a kernel of its own, its sums in registers. */
-#define MOST(n) ((n) < TILE_ROWS ? (n) : TILE_ROWS)
-#define FOR_ROWS(kernel, ...)                     \
-    switch (rows) {                               \
-    case 1: kernel(1, __VA_ARGS__); break;        \
-    case 2: kernel(MOST(2), __VA_ARGS__); break;  \
-    case 3: kernel(MOST(3), __VA_ARGS__); break;  \
-    case 4: kernel(MOST(4), __VA_ARGS__); break;  \
-    case 5: kernel(MOST(5), __VA_ARGS__); break;  \
-    case 6: kernel(MOST(6), __VA_ARGS__); break;  \
-    case 7: kernel(MOST(7), __VA_ARGS__); break;  \
-    default: kernel(TILE_ROWS, __VA_ARGS__);      \
+/* Each count of rows, up to `most`, is a kernel of its own, its sums in registers. */
+#define WITHIN(n, most) ((n) < (most) ? (n) : (most))
+#define FOR_ROWS(kernel, most, ...)                     \
+    switch (rows) {                                     \
+    case 1: kernel(1, __VA_ARGS__); break;              \
+    case 2: kernel(WITHIN(2, most), __VA_ARGS__); break; \
+    case 3: kernel(WITHIN(3, most), __VA_ARGS__); break; \
+    case 4: kernel(WITHIN(4, most), __VA_ARGS__); break; \
+    case 5: kernel(WITHIN(5, most), __VA_ARGS__); break; \
+    case 6: kernel(WITHIN(6, most), __VA_ARGS__); break; \
+    case 7: kernel(WITHIN(7, most), __VA_ARGS__); break; \
+    default: kernel(most, __VA_ARGS__);                 \
     }
 
-/* One block times 1 to TILE_ROWS rows. */
-static void tile(const matrix *m, int64_t block, const activations *a, const int64_t *row, int rows,
+/* Blocks of floats that a tile of so many rows takes at once, so that enough sums are under way. */
+#define FLOAT_BLOCKS(rows) ((rows) <= 1 ? 4 : (rows) < FLOAT_ROWS ? FLOAT_ROWS / (rows) : 1)
+#define SUMS (TILE_ROWS > 4 ? TILE_ROWS : 4) /* of a tile */
+
+INLINE void tile_of_floats(int rows, int blocks, const matrix *m, int64_t block, const activations *a,
+                           const int64_t *row, float (*out)[BLOCK]) {
+    if (m->kind == F32 && blocks > 1) blocks_of_floats(rows, FLOAT_BLOCKS(rows), F32, m, block, a, row, out);
+    else if (m->kind == F32) blocks_of_floats(rows, 1, F32, m, block, a, row, out);
+    else if (blocks > 1) blocks_of_floats(rows, FLOAT_BLOCKS(rows), BF16, m, block, a, row, out);
+    else blocks_of_floats(rows, 1, BF16, m, block, a, row, out);
+}
+
+/* How many blocks `tile` shall take at once, of `left`. */
+INLINE int together(const matrix *m, int64_t rows, int64_t left) {
+    int floats = m->kind == F32 || m->kind == BF16;
+    int most = floats && rows <= FLOAT_ROWS ? FLOAT_BLOCKS((int)rows) : 1;
+    return most <= left ? most : 1;
+}
+
+/* out[b * rows + r] = one block, or as many as `together` says, times 1 to TILE_ROWS rows. */
+static void tile(const matrix *m, int64_t block, int blocks, const activations *a, const int64_t *row, int rows,
                  float (*out)[BLOCK]) {
-    if (m->kind == I8) FOR_ROWS(block_of_levels, 1, m, block, a, row, out)
-    else if (m->kind == I4) FOR_ROWS(block_of_levels, 0, m, block, a, row, out)
+    if (m->kind == I8) FOR_ROWS(block_of_levels, TILE_ROWS, 1, m, block, a, row, out)
+    else if (m->kind == I4) FOR_ROWS(block_of_levels, TILE_ROWS, 0, m, block, a, row, out)
     else if (m->kind == F8) block_of_f8(rows, m, block, a, row, out);
     else
-        for (int r = 0; r < rows;) {
-            int full = rows - r >= FLOAT_ROWS, n = full ? FLOAT_ROWS : 1;
-            if (m->kind == F32 && full) blocks_of_floats(FLOAT_ROWS, 1, F32, m, block, a, row + r, out + r);
-            else if (m->kind == F32) blocks_of_floats(1, 1, F32, m, block, a, row + r, out + r);
-            else if (full) blocks_of_floats(FLOAT_ROWS, 1, BF16, m, block, a, row + r, out + r);
-            else blocks_of_floats(1, 1, BF16, m, block, a, row + r, out + r);
-            r += n;
+        for (int left = rows; left > 0; left -= FLOAT_ROWS, row += FLOAT_ROWS, out += FLOAT_ROWS) {
+            rows = left;
+            FOR_ROWS(tile_of_floats, FLOAT_ROWS, blocks, m, block, a, row, out)
         }
 }
 
 /* out[i][16 * block ..] = row[i] of `a` times blocks [first, last) of m. */
 static void product(const matrix *m, int64_t first, int64_t last, const activations *a, const int64_t *row,
                     int64_t rows, float *out, int64_t stride) {
-    float sum[TILE_ROWS > 4 ? TILE_ROWS : 4][BLOCK];
-    int floats = m->kind == F32 || m->kind == BF16;
+    float sum[SUMS][BLOCK];
     for (int64_t b = first; b < last;) {
-        if (rows == 1 && floats && b + 4 <= last) { /* a single row needs four blocks to keep the units busy */
-            if (m->kind == F32) blocks_of_floats(1, 4, F32, m, b, a, row, sum);
-            else blocks_of_floats(1, 4, BF16, m, b, a, row, sum);
-            memcpy(out + b * BLOCK, sum, 4 * sizeof *sum);
-            b += 4;
-            continue;
-        }
+        int blocks = together(m, rows, last - b);
         for (int64_t r = 0; r < rows; r += TILE_ROWS) {
             int n = rows - r < TILE_ROWS ? (int)(rows - r) : TILE_ROWS;
-            tile(m, b, a, row + r, n, sum);
-            for (int i = 0; i < n; i++) memcpy(out + (r + i) * stride + b * BLOCK, sum[i], sizeof *sum);
+            tile(m, b, blocks, a, row + r, n, sum);
+            for (int i = 0; i < n * blocks; i++) {
+                memcpy(out + (r + i % n) * stride + (b + i / n) * BLOCK, sum[i], sizeof *sum);
+            }
         }
-        b++;
+        b += blocks;
     }
 }
 
