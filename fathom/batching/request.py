@@ -83,13 +83,18 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What a client asks of the engine. `cache_salt` keeps its cached pages apart from those with another salt."""
+    """What a client asks of the engine.
+
+    Fields: cache_salt: keeps its cached pages apart from those with another salt. streamed: whether somebody reads
+            along; where nobody does, only the end counts, not the time between tokens.
+    """
 
     id: str
     prompt_token_ids: tuple[int, ...]
     params: SamplingParams = msgspec.field(default_factory=SamplingParams)
     arrival_s: float = 0.0
     cache_salt: str = ""
+    streamed: bool = True
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):

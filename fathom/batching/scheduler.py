@@ -3,7 +3,8 @@
 There is no prefill phase and no decode phase: a step has a budget of tokens. Sequences with one token to compute take
 theirs first, so nobody's stream waits for another's prompt; the rest goes to chunks of prompts, then to newcomers. So
 that prompts do not slow the streams either, they get no more tokens than keep the step, as StepTime predicts it, within
-`max_stretch` times what the decodes take alone. There is no clock here: the prediction is part of the Plan.
+`max_stretch` times what the decodes take alone, where somebody reads along. There is no clock here: the prediction is
+part of the Plan.
 
 Every choice follows one total order, `Sequence.key`: arrival, shifted by priority. Pages go to smaller keys first,
 and who must give pages back has the largest key. The smallest key of all can therefore always advance, and as newer
@@ -222,7 +223,7 @@ class Scheduler:
             return 0.0, 0.0
         keys = [sequence.computed + 1 for sequence, count in self._planned.items() if count]
         alone_s, decodes = time.alone_s(len(keys), sum(keys)), len(keys)
-        if stretch == math.inf:
+        if stretch == math.inf or not any(sequence.request.streamed for sequence in self._planned):
             return alone_s, 0.0
         timing = time.wants_alone(decodes)
         least = 0 if timing else self.config.min_chunk_tokens

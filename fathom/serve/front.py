@@ -64,10 +64,17 @@ class Front:
         exchange.start()
         return exchange
 
-    def siblings(self, prompt: Sequence[int], params: SamplingParams, count: int) -> list[Request]:
+    def siblings(
+        self, prompt: Sequence[int], params: SamplingParams, count: int, *, streamed: bool = True
+    ) -> list[Request]:
         """`count` requests for one prompt, each with its own noise; they share the prompt's pages."""
         base, tokens = uuid.uuid4().hex, tuple(prompt)
         return [
-            Request(f"{base}-{i}", tokens, msgspec.structs.replace(params, seed=sibling_seed(params.seed, i)))
+            Request(
+                f"{base}-{i}",
+                tokens,
+                msgspec.structs.replace(params, seed=sibling_seed(params.seed, i)),
+                streamed=streamed,
+            )
             for i in range(count)
         ]

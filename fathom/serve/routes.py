@@ -45,7 +45,7 @@ async def chat(body: ChatRequest, http: HttpRequest) -> Response:
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         thinking=served.thinking_params(body, thinking),
     )
-    requests = front.siblings(prompt, params, body.n or 1)
+    requests = front.siblings(prompt, params, body.n or 1, streamed=_reads_along(body))
     choices = [Choice(i, request, served.tokenizer, stops=body.stop or ()) for i, request in enumerate(requests)]
     exchange = front.open(choices, progress=_wants_progress(body))
     frame = Frame.chat(served.name, front.fingerprint)
@@ -67,7 +67,7 @@ async def complete(body: CompletionRequest, http: HttpRequest) -> Response:
     choices: list[Choice] = []
     for prompt in await asyncio.to_thread(served.text_prompts, body):
         params = served.params(body, prompt, context, logprobs=body.logprobs)
-        for request in front.siblings(prompt, params, body.n or 1):
+        for request in front.siblings(prompt, params, body.n or 1, streamed=_reads_along(body)):
             choices.append(Choice(len(choices), request, served.tokenizer, stops=body.stop or (), split=False))
     exchange = front.open(choices, progress=_wants_progress(body))
     frame = Frame.text(served.name, front.fingerprint)
@@ -138,6 +138,11 @@ def _check_stream_options(body: Sampled) -> None:
         )
     if body.stream_options is not None and not body.stream:
         raise ApiError(400, "stream_options needs stream: true", param="stream_options", code="invalid_value")
+
+
+def _reads_along(body: Sampled) -> bool:
+    """Whether tokens are looked at one by one: sent on, or searched for stop strings."""
+    return bool(body.stream or body.stop)
 
 
 def _wants_progress(body: Sampled) -> bool:

@@ -17,8 +17,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from fathom import __version__
 from fathom.batching.request import Output, Request
@@ -29,6 +32,7 @@ from fathom.serve import messages
 log = logging.getLogger(__name__)
 
 STATS_EVERY_S = 0.25
+GATHERED_TOKENS = 32  # of a request that nobody watches, sent as one
 PROBE_BYTES = 1 << 20  # enough of a file's ends to tell two trainings apart, little enough for 700 GB
 
 
@@ -51,6 +55,54 @@ class Steps(Protocol):
 Load = Callable[[messages.Hello], tuple[Steps, messages.Ready]]
 
 
+class Gathering:
+    """Outputs of requests whose reader waits for the end, put together after the first token.
+
+    Each frame costs the front time, which it takes from an engine that has all cores.
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[str, list[Output] | None] = {}  # not sent yet; None: not even the first token has come
+
+    def begin(self, requests: Sequence[Request]) -> None:
+        """Nobody watches these as they grow."""
+        self._parts |= dict.fromkeys(request.id for request in requests)
+
+    def end(self, request_id: str) -> None:
+        """It was stopped, or refused."""
+        self._parts.pop(request_id, None)
+
+    def pass_on(self, outputs: Sequence[Output]) -> list[Output]:
+        """What is to be sent after a step that gave these."""
+        return [due for output in outputs if (due := self._take(output)) is not None]
+
+    def _take(self, output: Output) -> Output | None:
+        if output.request_id not in self._parts:
+            return output
+        parts = self._parts[output.request_id]
+        if output.finish_reason is not None:
+            self.end(output.request_id)
+        elif parts is None:
+            self._parts[output.request_id] = [] if output.token_ids else None
+        elif sum(len(part.token_ids) for part in (*parts, output)) < GATHERED_TOKENS:
+            parts.append(output)
+            return None
+        else:
+            self._parts[output.request_id] = []
+        return joined([*parts, output]) if parts else output
+
+
+def joined(parts: Sequence[Output]) -> Output:
+    """Outputs of one request that follow each other, as one."""
+    return msgspec.structs.replace(
+        parts[-1],
+        token_ids=tuple(chain.from_iterable(part.token_ids for part in parts)),
+        logprobs=tuple(chain.from_iterable(part.logprobs for part in parts)),
+        accepted_drafts=sum(part.accepted_drafts for part in parts),
+        rejected_drafts=sum(part.rejected_drafts for part in parts),
+    )
+
+
 def serve(connection: socket.socket, load: Load) -> int:
     """Greet, load, then work until told to leave; returns the exit code."""
     inbox: queue.SimpleQueue[messages.ToWorker] = queue.SimpleQueue()
@@ -68,7 +120,7 @@ def serve(connection: socket.socket, load: Load) -> int:
 
 
 def _work(connection: socket.socket, inbox: queue.SimpleQueue[messages.ToWorker], engine: Steps) -> int:
-    reported_s, idle = 0.0, False
+    reported_s, idle, gathering = 0.0, False, Gathering()
     while True:
         while not inbox.empty() or not engine.has_work:
             if not engine.has_work and not idle and inbox.empty():
@@ -77,39 +129,44 @@ def _work(connection: socket.socket, inbox: queue.SimpleQueue[messages.ToWorker]
             message = inbox.get()
             if isinstance(message, messages.Shutdown):
                 return 0
-            for refused in _take(engine, message):
+            for refused in _take(engine, message, gathering):
                 connection.sendall(messages.pack(refused))
         idle = False
         started_s = time.perf_counter()
         try:
             outputs = list(engine.step())
         except EngineError as error:
-            _give_up(connection, engine, error)
+            _give_up(connection, engine, error, gathering)
             continue
         now_s = time.perf_counter()
-        connection.sendall(messages.pack(messages.Tokens(outputs, now_s - started_s)))
+        if due := gathering.pass_on(outputs):
+            connection.sendall(messages.pack(messages.Tokens(due, now_s - started_s)))
         if now_s - reported_s >= STATS_EVERY_S:
             connection.sendall(messages.pack(_stats(engine.scheduler)))
             reported_s = now_s
 
 
-def _take(engine: Steps, message: messages.ToWorker) -> Iterator[messages.Refused]:
+def _take(engine: Steps, message: messages.ToWorker, gathering: Gathering) -> Iterator[messages.Refused]:
     """Hand a message to the engine; what it refuses of it."""
     if isinstance(message, messages.Abort):
         engine.abort(message.request_id)
+        gathering.end(message.request_id)
     elif isinstance(message, messages.Add):
+        gathering.begin([request for request in message.requests if not request.streamed])
         for request in message.requests:
             try:
                 engine.add(request)
             except RequestError as error:
+                gathering.end(request.id)
                 yield messages.Refused(request.id, str(error), param=error.param, code=error.code)
 
 
-def _give_up(connection: socket.socket, engine: Steps, error: EngineError) -> None:
+def _give_up(connection: socket.socket, engine: Steps, error: EngineError, gathering: Gathering) -> None:
     """A step that failed: which request is at fault is not known, so all that were running in it end."""
     log.error("step failed: %s", error)
     for sequence in list(engine.scheduler.running):
         engine.abort(sequence.request.id)
+        gathering.end(sequence.request.id)
         refused = messages.Refused(sequence.request.id, str(error), fault="engine")
         connection.sendall(messages.pack(refused))
 

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fathom.batching.limits import SchedulerConfig
+from fathom.batching.plan import Sampled
+from fathom.batching.request import Request, SamplingParams
 from fathom.batching.scheduler import Scheduler
 from fathom.batching.steptime import StepTime
 from tests.batching.remembering import Remembering, planned, request, run
@@ -171,3 +173,14 @@ def test_a_flood_of_short_prompts_does_not_starve_a_long_one_nor_the_streams():
     steps = [plan.step for plan in plans if any(row.request_id == "long" for row in plan.rows)]
     assert steps == list(range(steps[0], steps[-1] + 1))  # it advances in every step from its first to its last
     assert steps[-1] - steps[0] < 600 / config.min_chunk_tokens
+
+
+def test_where_nobody_reads_along_a_prompt_takes_the_whole_step():
+    for streamed in (True, False):
+        time = StepTime(step_s=1e-3, decode_s=1e-4, prompt_s=1e-4)
+        scheduler = Scheduler(SchedulerConfig(256, 4, 16, 256, max_stretch=2.0), (), time)
+        scheduler.add(Request("a", (1,), SamplingParams(max_tokens=50, ignore_eos=True), streamed=streamed))
+        scheduler.update(scheduler.schedule(), [Sampled((5,))])
+        scheduler.add(Request("b", tuple(range(1000)), SamplingParams(max_tokens=1)))
+        plan = scheduler.schedule()
+        assert plan.num_tokens == (256 if not streamed else 1 + 11), "1.1 ms more, at 0.1 ms a token"

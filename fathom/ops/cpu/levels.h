@@ -33,47 +33,55 @@ INLINE int32_t four(const int8_t *x) {
 
 #if defined(__AVX512F__)
 
-/* A single row has but one sum under way, and each waits for the last: every other step goes to a second one. */
+INLINE __m512i level8(const int8_t *w) { /* + OFFSET8 */
+    return _mm512_xor_si512(_mm512_loadu_si512(w), _mm512_set1_epi8((char)0x80));
+}
+
 INLINE void levels8(int rows, int parts, const int8_t *w, const int8_t *const *x, int64_t n, ints *sum) {
-    ints other = ints_set(0);
     (void)parts;
-    for (int64_t k = 0; k < n; k += 8) {
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; half++, w += 64) {
+    if (rows == 1) { /* a sum waits for its last addition: two of them, for every other step */
+        ints one = sum[0], two = ints_set(0);
+        for (int64_t k = 0; k < n; k += 8, w += 128) {
             __builtin_prefetch(w + AHEAD_BYTES);
-            __m512i level = _mm512_xor_si512(_mm512_loadu_si512(w), _mm512_set1_epi8((char)0x80)); /* + OFFSET8 */
+            __builtin_prefetch(w + AHEAD_BYTES + 64);
+            one = _mm512_dpbusd_epi32(one, level8(w), _mm512_set1_epi32(four(x[0] + k)));
+            two = _mm512_dpbusd_epi32(two, level8(w + 64), _mm512_set1_epi32(four(x[0] + k + 4)));
+        }
+        sum[0] = ints_add(one, two);
+        return;
+    }
+    for (int64_t k = 0; k < n; k += 4, w += 64) {
+        __builtin_prefetch(w + AHEAD_BYTES);
+        __m512i level = level8(w);
 #pragma GCC unroll 8
-            for (int r = 0; r < rows; r++) {
-                ints *to = rows == 1 && half ? &other : sum + r;
-                *to = _mm512_dpbusd_epi32(*to, level, _mm512_set1_epi32(four(x[r] + k + 4 * half)));
-                HOLD(*to);
-            }
+        for (int r = 0; r < rows; r++) {
+            sum[r] = _mm512_dpbusd_epi32(sum[r], level, _mm512_set1_epi32(four(x[r] + k)));
+            HOLD(sum[r]);
         }
     }
-    if (rows == 1) sum[0] = ints_add(sum[0], other);
 }
 
 INLINE void levels4(int rows, int parts, const uint8_t *w, const int8_t *const *x, int64_t n, ints *sum) {
     const __m512i low = _mm512_set1_epi8(15);
-    ints other = ints_set(0), more[2] = {other, other};
+    ints more = ints_set(0); /* of a single row's second halves, for the same reason */
     (void)parts;
-    for (int64_t k = 0; k < n; k += 16) {
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; half++, w += 64) {
-            __builtin_prefetch(w + AHEAD_BYTES);
-            __m512i both = _mm512_loadu_si512(w);
-            __m512i first = _mm512_and_si512(both, low), second = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+    for (int64_t k = 0; k < n; k += 8, w += 64) {
+        __builtin_prefetch(w + AHEAD_BYTES);
+        __m512i both = _mm512_loadu_si512(w);
+        __m512i first = _mm512_and_si512(both, low), second = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+        if (rows == 1) {
+            sum[0] = _mm512_dpbusd_epi32(sum[0], first, _mm512_set1_epi32(four(x[0] + k)));
+            more = _mm512_dpbusd_epi32(more, second, _mm512_set1_epi32(four(x[0] + k + 4)));
+            continue;
+        }
 #pragma GCC unroll 8
-            for (int r = 0; r < rows; r++) {
-                ints *to = rows == 1 && half ? &other : sum + r, *next = rows == 1 ? more + half : to;
-                *to = _mm512_dpbusd_epi32(*to, first, _mm512_set1_epi32(four(x[r] + k + 8 * half)));
-                *next = _mm512_dpbusd_epi32(*next, second, _mm512_set1_epi32(four(x[r] + k + 8 * half + 4)));
-                HOLD(*to);
-                if (next != to) HOLD(*next);
-            }
+        for (int r = 0; r < rows; r++) {
+            sum[r] = _mm512_dpbusd_epi32(sum[r], first, _mm512_set1_epi32(four(x[r] + k)));
+            sum[r] = _mm512_dpbusd_epi32(sum[r], second, _mm512_set1_epi32(four(x[r] + k + 4)));
+            HOLD(sum[r]);
         }
     }
-    if (rows == 1) sum[0] = ints_add(ints_add(sum[0], other), ints_add(more[0], more[1]));
+    if (rows == 1) sum[0] = ints_add(sum[0], more);
 }
 
 #elif defined(__AVX2__)
