@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from decode_ops import machine
+from measure import machine
 from torch import Tensor
 
 from fathom.ops import reference
@@ -89,8 +89,9 @@ def main() -> None:
             )
         )
         print(json.dumps(rows[-1]), flush=True)
+    facts = machine() | {"torch": torch.__version__, "threads": torch.get_num_threads()}
     if options.out:
-        options.out.write_text(json.dumps(machine() | {"note": options.note, "rows": rows}, indent=1) + "\n")
+        options.out.write_text(json.dumps(facts | {"note": options.note, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ OPS_CHOICES = ("auto", "reference", "cpu", "triton")
 
 
 def ops_choice() -> str:
-    """FATHOM_OPS: which implementation of the ops to prefer (one of OPS_CHOICES); "auto" when unset."""
+    """FATHOM_OPS: who computes, one of OPS_CHOICES; "auto" when unset; "reference" leaves native kernels out."""
     choice = os.environ.get("FATHOM_OPS") or "auto"
     if choice not in OPS_CHOICES:
         raise ConfigError(f"FATHOM_OPS is {choice!r}; it must be one of {', '.join(OPS_CHOICES)}.")

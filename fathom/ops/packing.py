@@ -27,7 +27,7 @@ from fathom.config import FP8_BLOCK
 from fathom.errors import ConfigError
 
 Kind = Literal["f32", "bf16", "f8", "i8", "i4"]
-KINDS: tuple[Kind, ...] = ("f32", "bf16", "f8", "i8", "i4")  # their order numbers them in cpu/matrix.h
+KINDS: tuple[Kind, ...] = ("f32", "bf16", "f8", "i8", "i4")  # their order numbers them in cpu/kernels.h
 BLOCK_ROWS = 16
 GROUPS = (32, 64, 128)  # columns that may share a scale
 DEFAULT_GROUP = {"i8": 64, "i4": 32}
