@@ -87,7 +87,7 @@ def _measured() -> Slowdown:
             reference_s = _token_s()
         found = Slowdown(processor(), native_name(), _token_s(), reference_s)
     if neighbours.share > MOST_SHARE:
-        log.warning("others took %.0f %% of the processors: the slowdown is not kept", 100 * neighbours.share)
+        log.info("others took %.0f %% of the processors: the slowdown is not kept", 100 * neighbours.share)
         return found
     path = cache_dir() / "slowdown.json"
     path.parent.mkdir(parents=True, exist_ok=True)

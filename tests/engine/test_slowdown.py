@@ -71,11 +71,11 @@ def test_new_kernels_are_measured_again(native, clock, monkeypatch):  # noqa: F8
     assert len(clock) == 4
 
 
-def test_what_a_busy_machine_shows_is_not_kept(native, clock, monkeypatch, tmp_path, caplog):  # noqa: F811
+def test_what_a_busy_machine_shows_is_not_kept(native, clock, monkeypatch, tmp_path):  # noqa: F811
     monkeypatch.setattr(room, "MOST_SHARE", -1.0)
     with ops.use("auto"):
         assert served().slowdown.times == pytest.approx(15)
-    assert "not kept" in caplog.text and not (tmp_path / "slowdown.json").exists()
+    assert not (tmp_path / "slowdown.json").exists()
 
 
 def test_a_token_of_the_shipped_model_is_what_is_timed(monkeypatch):
