@@ -47,7 +47,7 @@ def compared(model: str, bits: int, prompt: int, tokens: int, repeats: int) -> d
     options = ("--bits", bits, "--token-ids", ids, "--max-tokens", tokens, "--temperature", 0)
     peaks = [peak_bytes(*fathom("generate", "--model", model, *options)) for _ in range(repeats)]
     apart = median(peaks) / said["total_bytes"] - 1
-    row = {"model": Path(model).name, "bits": bits, "peak_bytes": median(peaks), "samples": peaks}
+    row = {"model": model, "bits": bits, "peak_bytes": median(peaks), "samples": peaks}
     return row | {"apart": round(apart, 4), "meets": abs(apart) <= BAR, "said": said}
 
 
