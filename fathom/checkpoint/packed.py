@@ -80,7 +80,7 @@ def _pack(plain: Plain, kind: Wanted, group: int | None, progress: Callable[[int
 
 
 class Kept:
-    """Memory for weights, apart from what comes and goes while they are packed.
+    """Memory for weights in huge pages, where there are any, apart from what comes and goes while they are packed.
 
     Among such temporary tensors they would keep the C library from ever giving the space between them back: a model of
     0.5 GB at 8 bits took 0.3 GB more (docs/log.md).
@@ -94,6 +94,8 @@ class Kept:
         begin, size = -(-self._used // ALIGNMENT) * ALIGNMENT, tensor.nbytes
         if begin + size > len(self._slab):
             space = mmap.mmap(-1, max(size, SLAB_BYTES), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                space.madvise(mmap.MADV_HUGEPAGE)
             self._slab, begin = torch.frombuffer(space, dtype=torch.uint8), 0
         self._used = begin + size
         return self._slab[begin : self._used].view(tensor.dtype).view(tensor.shape).copy_(tensor)
