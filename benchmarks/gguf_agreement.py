@@ -109,7 +109,7 @@ def main() -> None:
     equal = sum(row["parts_at"] is None for row in rows)
     errors = [row["logit_error"] for row in rows]
     report = machine() | {
-        "model": args.model, "type": "f32", "prompts": len(rows), "tokens": TOKENS, "equal": equal,
+        "model": Path(args.model).name, "type": "f32", "prompts": len(rows), "tokens": TOKENS, "equal": equal,
         "logit_error_median": float(np.median(errors)), "logit_error_max": max(errors),
         "differences": [row for row in rows if row["parts_at"] is not None],
     }  # fmt: skip

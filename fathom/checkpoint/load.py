@@ -28,7 +28,7 @@ EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 MTP_COPIES = {"embed_tokens.weight": EMBEDDING, "shared_head.head.weight": HEAD}
-_COMPARED_BYTES = 1 << 26
+_COMPARED_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)

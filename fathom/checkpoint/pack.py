@@ -39,6 +39,7 @@ from fathom.errors import CheckpointError
 from fathom.ops.packing import BLOCK_ROWS, PackedMatrix, pack, pack_f8
 
 Wanted = Made | Literal["auto"]
+PIECE = 1 << 20  # weights packed at a time
 SCALE = "_scale"  # follows a packed matrix's name; DeepSeek's block scales are called _scale_inv
 BITS: dict[Made, int] = {kind: bits for bits, kind in KIND_OF_BITS.items()}
 
@@ -86,6 +87,8 @@ class Plain:
         """One matrix packed, rounded to nearest; f8 keeps the stored values and scales."""
         step = self.steps[_source(matrix, expert)]
         if kind != "f8":
+            if matrix.cut is None and step.scale is None:
+                return self._packed_in_pieces(step.source, kind, group)
             weight = fetch(self.reader, step).float()
             self._require_finite(weight, step.source)
             return pack(cut_heads(weight, matrix.cut), kind, group)
@@ -97,6 +100,32 @@ class Plain:
         scale = cut_heads(wide, matrix.cut)[::BLOCK_ROWS, ::FP8_BLOCK, None].contiguous()
         whole = pack_f8(cut_heads(values.view(torch.uint8), matrix.cut).view(E4M3), torch.zeros(1, scale.shape[1]))
         return replace(whole, scale=scale)
+
+    def _packed_in_pieces(self, name: str, kind: Kind, group: int | None) -> PackedMatrix:
+        """A matrix packed some rows at a time: on the way it takes several times its size in float32."""
+        rows, columns = self.reader.tensors[name].shape
+        step = max(BLOCK_ROWS, PIECE // columns // BLOCK_ROWS * BLOCK_ROWS)
+        whole: PackedMatrix | None = None
+        for begin in range(0, rows, step):
+            weight = self.reader.read(name, slice(begin, begin + step)).float()
+            self._require_finite(weight, name)
+            piece = pack(weight, kind, group)
+            if rows <= step:
+                return piece
+            if whole is None:
+                blocks = -(-rows // BLOCK_ROWS)
+                data, scale = (
+                    None if part is None else part.new_empty(blocks, *part.shape[1:])
+                    for part in (piece.data, piece.scale)
+                )  # fmt: skip
+                assert data is not None, "every kind has data"
+                whole = replace(piece, rows=rows, data=data, scale=scale)
+            place = slice(begin // BLOCK_ROWS, begin // BLOCK_ROWS + len(piece.data))
+            whole.data[place] = piece.data
+            if whole.scale is not None and piece.scale is not None:
+                whole.scale[place] = piece.scale
+        assert whole is not None, "a matrix has rows"
+        return whole
 
     def _require_finite(self, values: Tensor, name: str) -> None:
         """A level of what is no number would be one all the same."""

@@ -53,17 +53,21 @@ def torch() -> Check:
     return Check("torch", "ok", detail)
 
 
-def kernels() -> Check:
-    """Who answers the ops."""
+def kernels(*, measured: bool) -> Check:
+    """Who runs packed models, and if `measured`, what that is worth."""
     from fathom.ops import describe
 
-    rows = describe()
-    native = [row["op"] for row in rows if row["answers"] != "reference"]
-    if native:
-        return Check("kernels", "ok", f"{len(native)} of {len(rows)} ops native: {', '.join(native)}")
-    why = rows[0]["why"] if rows else "no ops"
+    row = describe()[-1]
+    factor = ""
+    if measured:
+        from fathom.engine.slowdown import served
+
+        found = served()
+        factor = f"; plain torch is {found.slowdown.times:.0f}x slower, measured on {found.where}"
+    if row["answers"] != "reference":
+        return Check("kernels", "ok", f"native, {row['answers']}{factor}")
     fix = "install a C compiler (apt install gcc, or xcode-select --install); all works without, more slowly"
-    return Check("kernels", "warn", f"none native, PyTorch answers ({why})", fix)
+    return Check("kernels", "warn", f"none native ({row['why']}): plain torch serves{factor}", fix)
 
 
 def model(name: str, *, hashes: bool) -> Check:

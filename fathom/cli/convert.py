@@ -11,6 +11,7 @@ from typing import Any
 
 from fathom.cli import packing
 from fathom.cli.progress import progress_line
+from fathom.config import find_model
 from fathom.errors import ConfigError
 
 NAME = "convert"
@@ -21,7 +22,7 @@ GGUF_TYPES = ("f32", "bf16", "q8_0", "q4_0")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fathom convert`."""
-    parser.add_argument("source", metavar="SRC", help="directory of a checkpoint, with its config.json")
+    parser.add_argument("source", metavar="SRC", help="a checkpoint's directory, with its config.json, or nano")
     parser.add_argument("target", metavar="DST", nargs="?", help="new directory; appears only when it is complete")
     packing.add_arguments(parser)
     parser.add_argument("--dtype", choices=DTYPES, help="type of the values that are not FP8 (default: as stored)")
@@ -43,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     packing.check(args)
     started = time.monotonic()
     result: dict[str, Any] = {"source": args.source}
+    args.source = find_model(args.source)
     if args.target is not None:
         result |= {"target": args.target} | (rewrite(args) if args.bits is None else packing.pack(args))
     if args.report:

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="nano", help="the model whose files to check (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address of the port to check (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port to check (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="leave out what takes seconds: hashes and the self-test")
+    parser.add_argument("--quick", action="store_true", help="leave out what takes seconds: hashes, speed, self-test")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -47,7 +47,7 @@ def examine(args: argparse.Namespace) -> Iterator[Check]:
     steps: list[tuple[str, Callable[[], Check]]] = [
         ("python", checks.python),
         ("torch", checks.torch),
-        ("kernels", checks.kernels),
+        ("kernels", lambda: checks.kernels(measured=not args.quick)),
         ("model", lambda: checks.model(args.model, hashes=not args.quick)),
         ("port", lambda: checks.port(args.host, args.port)),
         ("disk", checks.disk),

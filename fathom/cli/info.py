@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from fathom.config import PRESETS, load_config
+from fathom.config import PRESETS, find_model, load_config
 from fathom.cost import info, memory
 from fathom.errors import ConfigError
 
@@ -41,8 +41,20 @@ def run(args: argparse.Namespace) -> int:
     if bits is not None:
         group = args.group or (config.packed.group if config.packed else None)
         counts["memory"] = memory(config, bits, group, tokens=args.cache_tokens)
+    if has_weights(args.model):
+        from fathom.engine.slowdown import served
+
+        counts["served"] = served().to_dict()
     print(json.dumps(counts) if args.json else "\n".join(report(args.model, counts)))
     return 0
+
+
+def has_weights(name: str) -> bool:
+    """Whether the model could be run here: only then does it matter who would serve it."""
+    try:
+        return any(find_model(name).glob("*.safetensors"))
+    except ConfigError:
+        return False
 
 
 def report(name: str, counts: dict[str, Any]) -> Iterator[str]:
@@ -75,6 +87,9 @@ def report(name: str, counts: dict[str, Any]) -> Iterator[str]:
     if "memory" in counts:
         yield ""
         yield from _memory(counts["memory"])
+    if "served" in counts:
+        yield ""
+        yield from _served(counts["served"])
     yield ""
     yield _row("longest context [tokens]", counts["max_position_embeddings"])
     yield f"{'softmax scale':<30}{counts['softmax_scale']:>23.7f}"
@@ -92,6 +107,12 @@ def _memory(held: dict[str, Any]) -> Iterator[str]:
     yield _row(f"memory at {held['bits']} bits", total, f"{total / 2**30:,.2f} GiB")
     for part, note in notes.items():
         yield _row(f"  {part}", held[f"{part}_bytes"], note)
+
+
+def _served(by: dict[str, Any]) -> Iterator[str]:
+    yield f"{'served by':<30}{by['answers']:>23}  {by['why']}".rstrip()
+    yield f"{'  ms per token of nano':<30}{by['token_ms']:>23.3f}  measured here, one at a time"
+    yield f"{'  plain torch is slower':<30}{by['times_slower']:>22.0f}x  than kernels, measured on {by['measured_on']}"
 
 
 def _row(title: str, value: int, note: str = "") -> str:

@@ -8,7 +8,9 @@ from fathom.config import ModelConfig
 from fathom.cost.model import cache_bytes_per_token
 from fathom.cost.packed import BLOCK_ROWS, KIND_OF_BITS, packed_size, padded
 
-PROCESS_BYTES = 262_000_000  # Python, torch, kernels, tokenizer: 255 to 270 MB with nano and small, torch 2.13, Linux
+# Python, torch, kernels, tokenizer, engine: 252 MB once all is imported (benchmarks/memory.py), 257 to 277 MB with a
+# model at work less what is counted here; torch 2.13, Linux.
+PROCESS_BYTES = 262_000_000
 STEP_TOKENS, THREADS = 512, 2  # EngineConfig.max_batch_tokens, and as many threads as this is measured with
 PAD = 128  # ops/cpu/space.h: rows are padded to the widest group
 # A row that a matrix reads is kept in float32 and rounded for groups of 32, 64 and 128: bytes, scales and sums.
@@ -24,13 +26,15 @@ def memory(
     tokens: int | None = None,
     step_tokens: int = STEP_TOKENS,
     threads: int = THREADS,
-    mtp: bool = False,
+    mtp: bool | None = None,
 ) -> dict[str, Any]:
     """Bytes that a process with a packed model holds, by what they are for; "total_bytes" is their sum.
 
     Args: tokens: in the latent cache; the longest context if None. step_tokens: the most that one step reads.
-          mtp: the multi-token prediction modules run too; weights count them either way, since they are in the file.
+          mtp: the multi-token prediction modules run too; None: if there are any, as an engine has it by default.
+          Weights count them either way, since they are in the file.
     """
+    mtp = config.num_nextn_predict_layers > 0 if mtp is None else mtp
     tokens = config.max_position_embeddings if tokens is None else tokens
     size = packed_size(config, KIND_OF_BITS[bits], group)
     parts = {

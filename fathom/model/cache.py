@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,8 +28,8 @@ class LatentCache:
     ) -> None:  # fmt: skip
         layers = config.num_hidden_layers + (config.num_nextn_predict_layers if mtp else 0)
         pages = (layers, num_pages, page_tokens)
-        self.latent = torch.zeros(*pages, config.kv_lora_rank, dtype=dtype, device=device)
-        self.rope = torch.zeros(*pages, config.qk_rope_head_dim, dtype=dtype, device=device)
+        self.latent = _zeros((*pages, config.kv_lora_rank), dtype, device)
+        self.rope = _zeros((*pages, config.qk_rope_head_dim), dtype, device)
         self.page_tokens = page_tokens
 
     @property
@@ -49,6 +51,14 @@ class LatentCache:
         sources, targets = torch.tensor(moves, dtype=torch.int64, device=self.latent.device).unbind(1)
         self.latent[:, targets] = self.latent[:, sources]
         self.rope[:, targets] = self.rope[:, sources]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
+    """Zeros that take memory once they are written: a server has room for many contexts, and most stay short."""
+    if torch.device(device or "cpu").type != "cpu" or 0 in shape:
+        return torch.zeros(*shape, dtype=dtype, device=device)
+    held = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(held, dtype=dtype).view(shape)
 
 
 @dataclass

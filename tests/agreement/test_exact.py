@@ -2,9 +2,10 @@
 
 Random mixes: batch sizes, chunk budgets, page sizes, prefix hits, siblings, preemptions, guesses ahead, temperatures,
 penalties, one or two threads; weights in float32, bfloat16, 8 and 4 bits. The request alone runs on an engine of its
-own, with one thread and no guesses.
+own, with one thread and no guesses. Plain torch promises the same; it is slow, so its mixes are few.
 """
 
+from collections.abc import Iterable
 from functools import cache
 from random import Random
 
@@ -12,18 +13,21 @@ import pytest
 
 from fathom.batching.request import Request, SamplingParams, ThinkingParams
 from fathom.engine import Engine, EngineConfig
+from fathom.model import OneAtATime
 from tests.model.packing import open_model
 from tests.model.tiny import CONFIG, model
 from tests.ops.conftest import library, native  # noqa: F401
 
-pytestmark = pytest.mark.usefixtures("native")
 KINDS = ["f32", "bf16", "i8", "i4"]
 MIXES = 75  # of each kind: 300 in all
+REFERENCE_MIXES = (13, 23)  # short ones, with preemptions, hits and true guesses
 STEMS = [tuple(Random(seed).choices(range(CONFIG.vocab_size), k=40)) for seed in (5, 6)]
 
 
 @cache
 def packed(kind: str, threads: int):
+    if kind == "reference":
+        return OneAtATime(model().requires_grad_(False))
     return open_model(model(), kind, threads)
 
 
@@ -60,11 +64,10 @@ def alone(kind: str, prompt: tuple[int, ...], params: SamplingParams):
     return replies(engine, [Request("alone", prompt, params)])["alone"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("part", range(3))
-def test_a_request_is_answered_as_if_it_were_alone(kind: str, part: int) -> None:
+def mixed(kind: str, mixes: Iterable[int]) -> tuple[int, int, int]:
+    """Preemptions, tokens found in the cache and guesses that came true in these mixes, all answered as if alone."""
     preempted = hits = accepted = 0
-    for mix in range(part * MIXES // 3, (part + 1) * MIXES // 3):
+    for mix in mixes:
         rng = Random(mix)
         sequences, page = rng.randint(1, 5), rng.choice([1, 1, 3, 16])
         config = EngineConfig(
@@ -80,5 +83,18 @@ def test_a_request_is_answered_as_if_it_were_alone(kind: str, part: int) -> None
         stats = engine.stats()
         preempted, hits = preempted + stats.preemptions, hits + stats.prefix_hit_tokens
         accepted += sum(stats.accepted_by_depth)
+    return preempted, hits, accepted
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("part", range(3))
+def test_a_request_is_answered_as_if_it_were_alone(kind: str, part: int) -> None:
+    preempted, hits, accepted = mixed(kind, range(part * MIXES // 3, (part + 1) * MIXES // 3))
     assert preempted and hits, "the mixes no longer preempt or reuse: they prove nothing"
     assert accepted or part, "no guess ever came true"
+
+
+def test_a_machine_without_kernels_keeps_the_same_promise() -> None:
+    preempted, hits, accepted = mixed("reference", REFERENCE_MIXES)
+    assert preempted and hits and accepted, "the mixes no longer preempt, reuse or guess right: they prove nothing"

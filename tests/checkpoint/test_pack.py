@@ -34,8 +34,12 @@ def test_heads_are_cut_padded_and_stacked() -> None:
     assert cut_heads(weight, None) is weight
 
 
+@pytest.mark.parametrize("piece", [1, 40 * 20, 1 << 20])
 @pytest.mark.parametrize("kind", ["f32", "bf16", "i8", "i4"])
-def test_every_matrix_is_what_packing_by_hand_gives(tmp_path: Path, kind: str) -> None:
+def test_every_matrix_is_what_packing_by_hand_gives(
+    tmp_path: Path, kind: str, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fathom.checkpoint.pack.PIECE", piece)
     plain, made = opened(write_model(tmp_path / "m")), made_up(TINY)
     for name, matrix, expert in single_matrices(plain.config):
         own = plain.kind(matrix, expert, kind)
@@ -43,6 +47,8 @@ def test_every_matrix_is_what_packing_by_hand_gives(tmp_path: Path, kind: str) -
         found, expected = plain.packed(matrix, expert, own), pack(cut_heads(source, matrix.cut), own)
         assert (found.kind, found.rows, found.columns) == (own, matrix.rows, matrix.columns), name
         assert torch.equal(found.data, expected.data)
+        assert (found.scale is None) == (expected.scale is None)
+        assert found.scale is None or torch.equal(found.scale, expected.scale)
 
 
 def test_auto_keeps_what_is_stored(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from fathom.checkpoint import Reader, load_packed, save_weights, unpacked
 from fathom.checkpoint.convert import convert
 from fathom.checkpoint.pack import convert_packed
+from fathom.checkpoint.packed import Kept
 from fathom.config import ModelConfig
 from fathom.errors import CheckpointError
 from fathom.ops.packing import PackedMatrix, pack
@@ -172,3 +173,26 @@ def test_progress_counts_matrices(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     load_packed(write_model(tmp_path / "m"), TINY, kind="i8", progress=lambda *call: calls.append(call))
     assert calls[-1][0] == calls[-1][1] == len(calls)
+
+
+def test_what_is_kept_is_a_copy_on_its_own_cache_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fathom.checkpoint.packed.SLAB_BYTES", 4096)
+    given = [
+        torch.randn(3, 5).to(dtype)
+        for dtype in (torch.float32, torch.bfloat16, torch.int8, torch.uint8, torch.float16)
+        for _ in range(40)
+    ] + [torch.randn(70, 70), torch.empty(0, 4)]  # larger than a slab, and nothing
+    kept = Kept()
+    copies = [kept.copy(tensor) for tensor in given]
+    del kept
+    assert all(map(torch.equal, copies, given)) and all(copy.data_ptr() % 64 == 0 for copy in copies if copy.numel())
+    for copy in copies[:200]:
+        copy.zero_()
+    assert torch.equal(copies[200], given[200]), "they overlap"
+
+
+def test_packing_on_loading_keeps_nothing_but_the_weights(tmp_path: Path) -> None:
+    """Each weight lies in a slab, none among temporary memory."""
+    found = load_packed(write_model(tmp_path / "m"), TINY, kind="i8")
+    weights = [weight.data if isinstance(weight, PackedMatrix) else weight for weight in found.values()]
+    assert len({weight.untyped_storage().data_ptr() for weight in weights}) == 1

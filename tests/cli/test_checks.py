@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from fathom import ops
 from fathom.cli import checks
+from fathom.engine import slowdown
+from fathom.engine.slowdown import Served, Slowdown
 from fathom.errors import CheckpointError
 
 
@@ -39,6 +42,16 @@ def test_sums_are_compared_too(tmp_path: Path) -> None:
     (tmp_path / "a").unlink()
     with pytest.raises(CheckpointError, match="is missing"):
         checks.verify(tmp_path)
+
+
+def test_no_kernels_are_a_warning_that_says_why_and_how_much_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ops.use("reference"):
+        check = checks.kernels(measured=False)
+        assert (check.verdict, check.detail) == ("warn", "none native (reference was asked for): plain torch serves")
+        pace = Slowdown("some processor", "avx9", kernels_s=0.5e-3, reference_s=10e-3)
+        monkeypatch.setattr(slowdown, "served", lambda: Served("reference", "no cc", 12e-3, pace, here=False))
+        assert "20x slower, measured on another (some processor)" in checks.kernels(measured=True).detail
+    assert "install a C compiler" in check.fix
 
 
 def test_a_port_in_use_is_a_warning_with_a_way_out() -> None:

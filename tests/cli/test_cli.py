@@ -103,7 +103,7 @@ def test_a_reader_that_left_early_is_no_traceback() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as closed:
-        command = [sys.executable, "-m", "fathom", "info", "nano"]
+        command = [sys.executable, "-m", "fathom", "info", "deepseek-v3"]
         done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (cli.PIPE_CLOSED, "")
 

@@ -69,6 +69,12 @@ def test_a_gguf_file_needs_no_target(tiny_model: Path, tmp_path: Path, capsys: p
     assert capsys.readouterr().out.count("\n") == 2 and (tmp_path / "dst" / "config.json").is_file()
 
 
+def test_the_shipped_model_goes_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", "nano", str(tmp_path / "dst"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["source"] == "nano"
+    assert (tmp_path / "dst" / "config.json").is_file()
+
+
 def test_nowhere_to_write_is_refused(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", str(source)]) == 2
     assert "DST is missing" in capsys.readouterr().err

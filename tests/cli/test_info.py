@@ -10,6 +10,8 @@ import pytest
 from fathom.cli import main
 from fathom.config import PRESETS, preset
 from fathom.cost import info, memory, packed_size
+from fathom.engine import slowdown
+from fathom.engine.slowdown import Served, Slowdown
 
 PROMISED = (
     "parameters_total", "parameters_activated", "parameters_activated_no_embedding", "mtp_parameters",
@@ -23,6 +25,8 @@ def test_json_has_the_promised_keys(name: str, capsys: pytest.CaptureFixture[str
     assert main(["info", name, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert set(PROMISED) <= set(printed)
+    assert ("served" in printed) == (name == "nano"), "only what is here can be served here"
+    printed.pop("served", None)
     assert printed == {"model": name} | info(preset(name))
 
 
@@ -65,3 +69,16 @@ def test_a_directory_and_a_file_do_as_well(tmp_path: Path, capsys: pytest.Captur
     for path in (tmp_path, tmp_path / "config.json"):
         assert main(["info", str(path), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["parameters_total"] == info(preset("nano"))["parameters_total"]
+
+
+def test_it_says_who_would_serve_and_how_much_slower(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pace = Slowdown("some processor", "avx9", kernels_s=0.5e-3, reference_s=10e-3)
+    for found, where in ((False, "another (some processor)"), (True, "this machine")):
+        monkeypatch.setattr(slowdown, "served", lambda here=found: Served("reference", "no cc", 12e-3, pace, here))
+        assert main(["info", "nano"]) == 0
+        lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+        assert "served by reference no cc" in lines
+        assert f"plain torch is slower 20x than kernels, measured on {where}" in lines
+        assert any(line.startswith("ms per token of nano 12.000 measured here") for line in lines)

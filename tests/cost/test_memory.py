@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fathom import cost
 from fathom.config import SHAPES, preset
 
@@ -10,7 +12,7 @@ NANO = preset("nano")
 
 def test_the_total_is_the_sum_of_its_parts() -> None:
     found = cost.memory(NANO, 8, tokens=1000)
-    assert found["cache_bytes"] == 1000 * cost.cache_bytes_per_token(NANO, 2)
+    assert found["cache_bytes"] == 1000 * cost.cache_bytes_per_token(NANO, 2, mtp=True)
     parts = ("weights", "scales", "plain", "cache", "workspace", "process")
     assert found["total_bytes"] == sum(found[f"{part}_bytes"] for part in parts)
     size = cost.packed_size(NANO, "i8")
@@ -20,7 +22,7 @@ def test_the_total_is_the_sum_of_its_parts() -> None:
 def test_the_longest_context_is_cached_unless_said_otherwise() -> None:
     found = cost.memory(NANO, 32)
     assert found["cache_tokens"] == NANO.max_position_embeddings
-    assert found["cache_bytes"] == NANO.max_position_embeddings * cost.cache_bytes_per_token(NANO, 4)
+    assert found["cache_bytes"] == NANO.max_position_embeddings * cost.cache_bytes_per_token(NANO, 4, mtp=True)
 
 
 def test_drafting_takes_a_layer_more_of_cache_and_wider_rows() -> None:
@@ -28,6 +30,9 @@ def test_drafting_takes_a_layer_more_of_cache_and_wider_rows() -> None:
     assert with_mtp["cache_bytes"] * 5 == without["cache_bytes"] * 6
     assert with_mtp["workspace_bytes"] > without["workspace_bytes"]
     assert with_mtp["weights_bytes"] == without["weights_bytes"]
+    assert cost.memory(NANO, 8) == with_mtp, "an engine drafts by default where it can"
+    plain = replace(NANO, num_nextn_predict_layers=0)
+    assert cost.memory(plain, 8) == cost.memory(plain, 8, mtp=False)
 
 
 def test_a_larger_step_works_in_more() -> None:

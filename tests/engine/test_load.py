@@ -11,8 +11,10 @@ from fathom.engine import load
 from fathom.engine.load import eos_token_ids, free_bytes, load_model, pages_that_fit, read_bits, read_numerics
 from fathom.errors import CheckpointError, ConfigError
 from fathom.model import OneAtATime, Transformer
+from fathom.ops.packing import pack, unpack
 from tests.engine.checkpoint import save_tiny
 from tests.engine.tiny import CONFIG
+from tests.ops.conftest import library, native  # noqa: F401
 
 CPU = torch.device("cpu")
 
@@ -30,7 +32,7 @@ def test_a_module_that_config_json_promises_but_the_files_lack_is_not_missed_unl
         load_model(tmp_path, mtp=True)
 
 
-def test_bits_are_as_asked_or_as_stored(tmp_path):
+def test_bits_are_as_asked_or_as_stored(native, tmp_path):  # noqa: F811
     save_tiny(tmp_path)
     kinds = {bits: load_model(tmp_path, bits).kind for bits in ("auto", 32, 16, "8", 4)}
     assert kinds == {"auto": "f32", 32: "f32", 16: "bf16", "8": "i8", 4: "i4"}
@@ -50,6 +52,15 @@ def test_without_kernels_plain_torch_serves(numerics, kind, tmp_path):
     assert not any(parameter.requires_grad for parameter in plain.parameters())
     with pytest.raises(ConfigError, match="exact, fast"):
         read_numerics("sloppy")
+
+
+@pytest.mark.parametrize("bits", ["auto", 32, 16, 8, 4])
+def test_without_kernels_weights_are_rounded_all_the_same(bits, tmp_path):
+    saved = save_tiny(tmp_path).state_dict()["model.layers.0.self_attn.o_proj.weight"].float()
+    with ops.use("reference"):
+        held = load_model(tmp_path, bits).model.state_dict()["model.layers.0.self_attn.o_proj.weight"]
+    kind = {"auto": "f32", 32: "f32", 16: "bf16", 8: "i8", 4: "i4"}[bits]
+    assert torch.equal(held, unpack(pack(saved, kind)))
 
 
 def test_a_missing_directory_and_missing_weights_are_refused(tmp_path):

@@ -1,7 +1,10 @@
 """Batch and LatentCache: where every token belongs."""
 
+import mmap
 from array import array
+from pathlib import Path
 
+import pytest
 import torch
 
 from fathom.cost import cache_bytes_per_token
@@ -28,6 +31,23 @@ def test_parts_split_decoding_from_reading() -> None:
 def test_the_cache_takes_the_bytes_that_cost_says() -> None:
     cache = LatentCache(CONFIG, num_pages=3, page_tokens=5, dtype=torch.bfloat16)
     assert cache.nbytes == 15 * cache_bytes_per_token(CONFIG)
+
+
+def resident_bytes() -> int:
+    file = Path("/proc/self/statm")
+    if not file.is_file():
+        pytest.skip("this system does not say what is resident")
+    return int(file.read_text().split()[1]) * mmap.PAGESIZE
+
+
+def test_room_takes_memory_once_it_is_written() -> None:
+    before = resident_bytes()
+    cache = LatentCache(CONFIG, num_pages=50_000, page_tokens=16, dtype=torch.bfloat16)
+    assert cache.nbytes > 90e6 and resident_bytes() - before < 10e6
+    assert not cache.latent[:, ::1000].any() and not cache.rope[:, -1].any()
+    cache.latent[:, :25_000] = 1.0
+    assert resident_bytes() - before > 0.4 * cache.latent.nbytes
+    assert not cache.latent[:, 25_000:].any()
 
 
 def test_rows_are_taken_as_an_index_would_and_without_a_copy_where_that_is_possible() -> None:
