@@ -39,23 +39,29 @@ def made(shape: str, folder: Path) -> Path:
     return folder / shape
 
 
+def packed(model: Path, bits: int) -> Path:
+    """That model packed, each weight rounded by itself, as the peer's tools round it."""
+    if not (found := model.with_name(f"{model.name}-{bits}")).is_dir():
+        call(*fathom("convert", model, found, "--bits", bits, "--rounding", "nearest"))
+    return found
+
+
 @dataclass(frozen=True)
 class Ours:
-    """A model at some bits; 16 are the weights as they are stored."""
+    """A packed model."""
 
     model: Path
-    bits: int
 
     def bench(self, mode: str, **options: int) -> float:
         """Tokens per second of one `fathom bench`."""
         flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-        common = ("--model", self.model, "--bits", self.bits, "--threads", THREADS, "--repeats", 1, "--json")
+        common = ("--model", self.model, "--load", "copy", "--threads", THREADS, "--repeats", 1, "--json")
         return float(json.loads(call(*fathom("bench", mode, *common, *flags)))["tokens_per_s"]["median"])
 
     def cases(self, vocabulary: int) -> dict[str, Side]:
         """What can be measured, by name."""
         serve = fathom(
-            "serve", "--model", self.model, "--bits", self.bits, "--threads", THREADS, "--max-sequences", LOAD.clients,
+            "serve", "--model", self.model, "--load", "copy", "--threads", THREADS, "--max-sequences", LOAD.clients,
             "--no-browser", "--port", "{port}",
         )  # fmt: skip
         return {

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from clients import serving
 from measure import compare, options
-from ours import LOAD, THREADS, Ours, Side, call, fathom, made
+from ours import LOAD, THREADS, Ours, Side, call, fathom, made, packed
 from peers import LlamaCpp, ensure
 
 from fathom.config import SHAPES
@@ -78,7 +78,8 @@ def main() -> None:
     args = options(__doc__).parse_args()
     peer, model, vocabulary = ensure(), made(args.shape, args.models), SHAPES[args.shape].vocab_size
     file = exported(model, args.bits, peer)
-    sides = {"ours": Ours(model, args.bits).cases(vocabulary), "llama_cpp": Theirs(peer, file).cases(vocabulary)}
+    ours, theirs = Ours(packed(model, args.bits)), Theirs(peer, file)
+    sides = {"ours": ours.cases(vocabulary), "llama_cpp": theirs.cases(vocabulary)}
     facts = {"peer": peer.release, "gguf": QUANTISED[args.bits], "gguf_bytes": file.stat().st_size}
     compare("vs_llama_cpp", sides, facts, args)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from measure import compare, options
-from ours import THREADS, Ours, made
+from ours import THREADS, Ours, made, packed
 from peers import pinned
 
 from fathom.config import SHAPES
@@ -69,7 +69,7 @@ def main() -> None:
     chosen = best(model, args.dtypes.split(","), cases)
     running = {dtype: Theirs(model, dtype) for dtype, _ in set(chosen.values())}
     theirs = {case: partial(running[dtype], case, backend) for case, (dtype, backend) in chosen.items()}
-    sides = {"ours": Ours(model, args.bits).cases(SHAPES[args.shape].vocab_size), "transformers": theirs}
+    sides = {"ours": Ours(packed(model, args.bits)).cases(SHAPES[args.shape].vocab_size), "transformers": theirs}
     facts = {"peer": f"transformers {pinned('transformers')}, torch {pinned('torch')}", "chosen": chosen}
     compare("vs_transformers", sides, facts, args)
     for peer in running.values():

@@ -29,6 +29,7 @@ from fathom.ops.packing import GROUPS, PackedMatrix, unpack
 
 Weights = dict[str, PackedMatrix | Tensor]
 SLAB_BYTES = 32 << 20  # untouched parts of one take no memory
+READ_BYTES = 256 << 20  # at a time, so that Ctrl-C is heard
 POPULATE_READ = 22  # madvise(2): fill the page tables now; Linux 5.14, not named by Python's mmap
 
 
@@ -39,12 +40,14 @@ def load_packed(
     kind: Wanted = "auto",
     group: int | None = None,
     mtp: bool = True,
+    copy: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Weights:
     """The weights of a model as the kernels read them, by name.
 
     A packed checkpoint is mapped into memory, not read: whoever cuts a file short or writes into it while a model runs
-    crashes that model, or changes it. Replacing the directory, as every save here does, is safe.
+    crashes that model, or changes it. Replacing the directory, as every save here does, is safe. With `copy` it is
+    read, into huge pages: seconds for gigabytes, after which a model larger than the caches decodes faster.
     Any other checkpoint is packed now, rounded to nearest, matrix by matrix.
 
     Args:   kind: "auto" keeps what is stored (float32, bf16, FP8 blocks or packed); of a packed checkpoint nothing else
@@ -60,7 +63,7 @@ def load_packed(
                 f"{reader.source} is packed as {KIND_OF_BITS[config.packed.bits]}; {kind} is asked for. "
                 "Use it as it is, or convert the checkpoint that it was made from."
             )
-        return _mapped(reader, config, mtp)
+        return _stored(reader, config, mtp, copy)
 
 
 def _pack(plain: Plain, kind: Wanted, group: int | None, progress: Callable[[int, int], None] | None) -> Weights:
@@ -79,6 +82,14 @@ def _pack(plain: Plain, kind: Wanted, group: int | None, progress: Callable[[int
     return found
 
 
+def huge(size: int) -> mmap.mmap:
+    """Memory in huge pages, where there are any: with small ones the processor's prefetching stops every 4 KB."""
+    space = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        space.madvise(mmap.MADV_HUGEPAGE)
+    return space
+
+
 class Kept:
     """Memory for weights in huge pages, where there are any, apart from what comes and goes while they are packed.
 
@@ -93,16 +104,13 @@ class Kept:
         """The same values, in memory of their own for as long as anybody holds them."""
         begin, size = -(-self._used // ALIGNMENT) * ALIGNMENT, tensor.nbytes
         if begin + size > len(self._slab):
-            space = mmap.mmap(-1, max(size, SLAB_BYTES), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            if hasattr(mmap, "MADV_HUGEPAGE"):
-                space.madvise(mmap.MADV_HUGEPAGE)
-            self._slab, begin = torch.frombuffer(space, dtype=torch.uint8), 0
+            self._slab, begin = torch.frombuffer(huge(max(size, SLAB_BYTES)), dtype=torch.uint8), 0
         self._used = begin + size
         return self._slab[begin : self._used].view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
-def _mapped(reader: Reader, config: ModelConfig, mtp: bool) -> Weights:
-    """Every weight as a view of its file; all is checked against the headers before the first file is mapped."""
+def _stored(reader: Reader, config: ModelConfig, mtp: bool, copy: bool) -> Weights:
+    """Every weight as a view of its file; all is checked against the headers before the first file is opened."""
     plain = {weight.name: weight.shape for weight in vectors(config)}
     singles = {name: matrix for name, matrix, _ in single_matrices(config)}
     _check_names(reader, plain, singles)
@@ -116,7 +124,7 @@ def _mapped(reader: Reader, config: ModelConfig, mtp: bool) -> Weights:
     def view(name: str) -> Tensor:
         info = reader.tensors[name]
         if info.file not in files:
-            files[info.file] = _map(info.file, _file_bytes(reader, info.file))
+            files[info.file] = (_read if copy else _map)(info.file, _file_bytes(reader, info.file))
         part = files[info.file][info.offset : info.offset + info.bytes]
         part = part if info.offset % ALIGNMENT == 0 else part.clone()  # small: all else starts on a cache line
         return part.view(info.dtype).view(info.shape)
@@ -148,16 +156,29 @@ def _map(file: Path, size: int) -> Tensor:
             mapped = mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be mapped ({error}); check the file and the memory limit.") from None
-    if len(mapped) != size:
-        raise CheckpointError(
-            f"{file} holds {len(mapped)} bytes, not {size}: it changed since it was opened; try again."
-        )
+    _check_size(file, len(mapped), size)
     with suppress(OSError, ValueError):  # advice: an older kernel fetches pages as they are touched
         mapped.madvise(mmap.MADV_WILLNEED)
         mapped.madvise(POPULATE_READ)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
         return torch.frombuffer(mapped, dtype=torch.uint8)
+
+
+def _read(file: Path, size: int) -> Tensor:
+    """A whole file as bytes, in memory of their own."""
+    space = huge(size)
+    with file.open("rb", buffering=0) as opened, memoryview(space) as view:
+        done = 0
+        while count := opened.readinto(view[done : done + READ_BYTES]):  # 0 at the end of the file, or of the space
+            done += count
+        _check_size(file, done + len(opened.read(1)), size)
+    return torch.frombuffer(space, dtype=torch.uint8)
+
+
+def _check_size(file: Path, found: int, size: int) -> None:
+    if found != size:
+        raise CheckpointError(f"{file} holds {found} bytes, not {size}: it changed since it was opened; try again.")
 
 
 def _check_names(reader: Reader, plain: Mapping[str, object], singles: Mapping[str, object]) -> None:

@@ -150,7 +150,7 @@ def opened(wanted: EngineConfig, name: str, *, mtp: bool | None = False) -> Mode
     """The model as these options want it."""
     from fathom.engine import load_model
 
-    return load_model(name, wanted.bits, mtp=mtp, threads=wanted.threads, numerics=wanted.numerics)
+    return load_model(name, mtp=mtp, **wanted.loading)
 
 
 def facts(args: argparse.Namespace, model: Model) -> dict[str, Any]:

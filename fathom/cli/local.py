@@ -43,9 +43,7 @@ class Local:
         self._defaults = Defaults.read(directory)
         self.tokenizer = load_tokenizer(directory)
         config = EngineConfig(**engine_options(args))
-        model = load_model(
-            directory, config.bits, mtp=config.mtp, threads=config.threads, numerics=config.numerics
-        )
+        model = load_model(directory, mtp=config.mtp, **config.loading)
         ends = eos_token_ids(model.config, self.tokenizer.eos_id)
         self._engine = Engine(model, config=config, eos_token_ids=ends)
         self._moments: list[float] = []

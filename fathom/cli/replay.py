@@ -38,9 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
     header = read_header(args.log)
     wanted = EngineConfig(**engine_options(args))
-    model = load_model(
-        args.model, wanted.bits, mtp=None if header.mtp else False, threads=wanted.threads, numerics=wanted.numerics
-    )
+    model = load_model(args.model, mtp=None if header.mtp else False, **wanted.loading)
     found = replay_log(args.log, model)
     if args.json:
         print(json.dumps({"log": args.log, "model": args.model, "same": found.difference is None} | plain(found)))

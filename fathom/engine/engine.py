@@ -22,7 +22,7 @@ from fathom.batching.plan import Plan, Sampled
 from fathom.batching.request import Output, Request
 from fathom.batching.scheduler import Scheduler
 from fathom.batching.steptime import StepTime
-from fathom.engine.load import pages_that_fit, read_bits, read_numerics
+from fathom.engine.load import pages_that_fit, read_bits, read_load, read_numerics
 from fathom.engine.record import StepLog, StepRecord
 from fathom.engine.replay import describe_engine
 from fathom.engine.runner import Runner
@@ -37,8 +37,8 @@ class EngineConfig:
     """Limits of an engine; SchedulerConfig says what the first ones and max_stretch mean.
 
     Fields: num_pages: None takes `memory_fraction` of the free memory, or less if that holds `max_sequences` whole
-            contexts. bits, threads, numerics: as `load_model` has them, for a model loaded by name; bits sets the width
-            of the cached latents when a model is loaded by name. record: path of a step log; None keeps none.
+            contexts. bits, threads, numerics, load: as `load_model` has them, for a model loaded by name; bits sets the
+            width of the cached latents then. record: path of a step log; None keeps none.
             spill_path: a free name on a fast disk for the file that keeps pages evicted from memory, up to
             `spill_bytes`; None keeps none. spec: tokens to guess per sequence and step with the model's MTP module: 1
             to 4, off, or auto for as many as pay (none without one).
@@ -52,6 +52,7 @@ class EngineConfig:
     bits: str | int = "auto"
     threads: int | None = None
     numerics: str = "exact"
+    load: str = "map"
     record: str | None = None
     max_stretch: float = SchedulerConfig.max_stretch
     spill_path: str | None = None
@@ -62,8 +63,14 @@ class EngineConfig:
         read_spec(self.spec)
         read_bits(self.bits)
         read_numerics(self.numerics)
+        read_load(self.load)
         if not 0.0 < self.memory_fraction <= 1.0:
             raise ConfigError(f"memory_fraction is {self.memory_fraction}; it must be above 0 and at most 1.")
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """What `load_model` is to be told."""
+        return {"bits": self.bits, "threads": self.threads, "numerics": self.numerics, "load": self.load}
 
     @property
     def mtp(self) -> bool | None:

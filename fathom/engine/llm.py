@@ -103,9 +103,7 @@ class LLM:
         config = config or EngineConfig()
         directory = find_model(model)
         self.tokenizer = Tokenizer.load(directory)
-        loaded = load_model(
-            directory, config.bits, mtp=config.mtp, threads=config.threads, numerics=config.numerics
-        )
+        loaded = load_model(directory, mtp=config.mtp, **config.loading)
         ends = eos_token_ids(loaded.config, self.tokenizer.eos_id)
         self.engine = Engine(loaded, config=config, eos_token_ids=ends)
         self._count = 0
@@ -166,8 +164,12 @@ class LLM:
             reasoning=tokenizer.decode(reasoning, skip_special=True),
             finish_reason=reply.finish_reason or "abort",
             usage=Usage(
-                len(reply.prompt), len(ids), len(reasoning), reply.cached_tokens,
-                reply.accepted_drafts, reply.rejected_drafts,
+                len(reply.prompt),
+                len(ids),
+                len(reasoning),
+                reply.cached_tokens,
+                reply.accepted_drafts,
+                reply.rejected_drafts,
             ),
             timings=Timings(
                 queue_s=started_s - reply.arrival_s,

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 BITS: dict[str, Wanted] = {"auto": "auto", "32": "f32", "16": "bf16", "8": "i8", "4": "i4"}
 NUMERICS = ("exact", "fast")
+LOADS = ("map", "copy")
 
 
 def read_bits(bits: str | int) -> Wanted:
@@ -37,6 +38,13 @@ def read_numerics(numerics: str) -> bool:
     return numerics == "exact"
 
 
+def read_load(load: str) -> bool:
+    """Whether a packed checkpoint is copied into memory."""
+    if load not in LOADS:
+        raise ConfigError(f"load is {load!r}; it must be one of {', '.join(LOADS)}.")
+    return load == "copy"
+
+
 def load_model(
     name_or_dir: str | Path,
     bits: str | int = "auto",
@@ -44,6 +52,7 @@ def load_model(
     mtp: bool | None = False,
     threads: int | None = None,
     numerics: str = "exact",
+    load: str = "map",
     progress: Callable[[int, int], None] | None = None,
 ) -> Model:
     """The model in `name_or_dir` ("nano", or a directory of a checkpoint) on this CPU, ready to generate.
@@ -54,14 +63,16 @@ def load_model(
     Args:   bits: of the weights: 32, 16, 8 or 4, or "auto" for what is stored. Fewer than stored are rounded now;
             `fathom convert` rounds with more care. mtp: load the multi-token prediction modules too; None: if the
             checkpoint holds any, as it may not. threads: of the kernels; None is as many as torch has, which then
-            keeps one: two teams on the same cores wait for each other. progress: called with (done, in all).
+            keeps one: two teams on the same cores wait for each other. load: "map" a packed checkpoint, or "copy" it
+            into huge pages: a slower start, faster steps. progress: called with (done, in all).
     Raises: ConfigError, CheckpointError: it cannot be used; nothing was allocated if its files are at fault.
     """
     exact, kind, directory = read_numerics(numerics), read_bits(bits), find_model(name_or_dir)
+    copy = read_load(load)
     config = ModelConfig.read(directory)
     modules = 0 if mtp is False else _mtp_layers(directory, config, needed=mtp is True)
     config = replace(config, num_nextn_predict_layers=modules)
-    weights = load_packed(directory, config, kind=kind, mtp=modules > 0, progress=progress)
+    weights = load_packed(directory, config, kind=kind, mtp=modules > 0, copy=copy, progress=progress)
     packed = PackedTransformer.open(config, weights, threads)
     if packed is not None:
         torch.set_num_threads(1)

@@ -44,6 +44,7 @@ class ServeConfig:
     num_pages: int | None = None
     bits: str | None = None
     numerics: str | None = None
+    load: str | None = None
     spec: str | None = None
     spill_path: str | None = None
     spill_bytes: int | None = None
@@ -80,6 +81,7 @@ class Server:
             num_pages=config.num_pages,
             bits=config.bits,
             numerics=config.numerics,
+            load=config.load,
             spec=config.spec,
             spill_path=config.spill_path,
             spill_bytes=config.spill_bytes,

@@ -34,6 +34,7 @@ class Hello(Message, frozen=True, tag="hello"):
     num_pages: int | None = None
     bits: str | None = None
     numerics: str | None = None
+    load: str | None = None
     spec: str | None = None
     spill_path: str | None = None
     spill_bytes: int | None = None

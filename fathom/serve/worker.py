@@ -214,7 +214,7 @@ def load_engine(hello: messages.Hello) -> tuple[Steps, messages.Ready]:
     started_s = time.perf_counter()
     asked = {field.name: getattr(hello, field.name, None) for field in fields(EngineConfig)}
     config = EngineConfig(**{name: value for name, value in asked.items() if value is not None})
-    model = load_model(hello.model, config.bits, mtp=config.mtp, threads=config.threads, numerics=config.numerics)
+    model = load_model(hello.model, mtp=config.mtp, **config.loading)
     ends = eos_token_ids(model.config, load_tokenizer(Path(hello.model)).eos_id)
     engine = Engine(model, config=config, eos_token_ids=ends)
     backends = {row["op"]: row["answers"] for row in describe()}

@@ -49,6 +49,7 @@ def test_from_disk_or_packed_on_loading_it_is_the_same(tmp_path: Path, config: M
     convert_packed(directory, tmp_path / "p", kind=kind, max_shard_bytes=30_000)
     mapped = load_packed(tmp_path / "p", ModelConfig.read(tmp_path / "p"))
     assert same(mapped, load_packed(directory, config, kind=kind))
+    assert same(mapped, load_packed(tmp_path / "p", ModelConfig.read(tmp_path / "p"), copy=True))
     for weight in mapped.values():
         for tensor in (weight,) if isinstance(weight, torch.Tensor) else (weight.data, weight.scale):
             assert tensor is None or tensor.data_ptr() % 64 == 0
@@ -155,7 +156,10 @@ def test_matrices_that_read_the_same_activations_must_be_alike(tmp_path: Path, o
         load_packed(tmp_path / "p", ModelConfig.read(tmp_path / "p"))
 
 
-def test_a_file_cut_between_check_and_map_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("copy", [False, True])
+def test_a_file_cut_between_check_and_map_is_refused(
+    copy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     convert_packed(write_model(tmp_path / "m"), tmp_path / "p", kind="i8")
     config, file = ModelConfig.read(tmp_path / "p"), tmp_path / "p" / "model.safetensors"
     real = Reader.__init__
@@ -166,7 +170,7 @@ def test_a_file_cut_between_check_and_map_is_refused(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Reader, "__init__", cut)
     with pytest.raises(CheckpointError, match="it changed since it was opened"):
-        load_packed(tmp_path / "p", config)
+        load_packed(tmp_path / "p", config, copy=copy)
 
 
 def test_progress_counts_matrices(tmp_path: Path) -> None:

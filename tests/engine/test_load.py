@@ -8,7 +8,15 @@ import torch
 
 from fathom import ops
 from fathom.engine import load
-from fathom.engine.load import eos_token_ids, free_bytes, load_model, pages_that_fit, read_bits, read_numerics
+from fathom.engine.load import (
+    eos_token_ids,
+    free_bytes,
+    load_model,
+    pages_that_fit,
+    read_bits,
+    read_load,
+    read_numerics,
+)
 from fathom.errors import CheckpointError, ConfigError
 from fathom.model import OneAtATime, Transformer
 from fathom.ops.packing import pack, unpack
@@ -52,6 +60,8 @@ def test_without_kernels_plain_torch_serves(numerics, kind, tmp_path):
     assert not any(parameter.requires_grad for parameter in plain.parameters())
     with pytest.raises(ConfigError, match="exact, fast"):
         read_numerics("sloppy")
+    with pytest.raises(ConfigError, match="load is 'swap'; it must be one of map, copy"):
+        read_load("swap")
 
 
 @pytest.mark.parametrize("bits", ["auto", 32, 16, 8, 4])
