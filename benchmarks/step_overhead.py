@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from array import array
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from fathom.batching.request import Request, SamplingParams
 from fathom.config import preset
 from fathom.engine import Engine, EngineConfig
+from fathom.model.answer import Answer
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = [
@@ -43,17 +45,23 @@ class Nothing(nn.Module):
         super().__init__()
         self.config = replace(preset("nano"), vocab_size=VOCABULARY, max_position_embeddings=8192)
         self.nothing = nn.Parameter(torch.zeros(1), requires_grad=False)
-        self.hidden, self.answer = torch.zeros(2048, 8), torch.randn(256, VOCABULARY)
-        self.answer[:, 5] = 100.0
+        self.hidden, self.logits = torch.zeros(2048, 8), torch.randn(256, VOCABULARY)
+        self.logits[:, 5] = 100.0
 
     def forward(self, tokens: Tensor, batch: object, cache: object) -> Tensor:
         return self.hidden[: len(tokens)]
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        return self.answer[: len(hidden)]
+    def answer(self, tokens: Tensor, batch: object, cache: object, rows: array[int]) -> Answer:
+        count = len(rows)
+        return self.hidden[: len(tokens)], self.logits[:count], ([5] * count, [100.0] * count)
 
     def predict_ahead(self, hidden: Tensor, *rest: object) -> Tensor:
         return hidden
+
+    def answer_ahead(
+        self, hidden: Tensor, tokens: Tensor, batch: object, cache: object, depth: int, rows: array[int]
+    ) -> Answer:
+        return self.answer(tokens, batch, cache, rows)
 
 
 def measure(sequences: int, spec: str | int, temperature: float, steps: int) -> dict[str, object]:

@@ -88,8 +88,8 @@ class Watched:
     def __call__(self, *args: Any) -> Any:
         return self._timed(self._model, *args)
 
-    def logits(self, *args: Any) -> Any:
-        return self._timed(self._model.logits, *args)
+    def answer(self, *args: Any) -> Any:
+        return self._timed(self._model.answer, *args)
 
     def _timed(self, what: Any, *args: Any) -> Any:
         started = perf_counter()

@@ -13,7 +13,7 @@ from fathom.engine.speculative import Drafter
 from fathom.engine.spill import LostPages, SpillFile
 from fathom.errors import EngineError
 from fathom.model import Batch, LatentCache, Model
-from fathom.model.cache import int_tensor, take_rows
+from fathom.model.cache import int_tensor
 
 
 class Runner:
@@ -50,11 +50,12 @@ class Runner:
             [len(row.token_ids) for row in rows], [row.start for row in rows], [row.pages for row in rows],
             self.cache.page_tokens, device=self.device,
         )  # fmt: skip
-        hidden = self.model(int_tensor(tokens, self.device), batch, self.cache)
         sampled: list[Sampled] = []
         if asked:
-            logits = self.model.logits(take_rows(hidden, asked, self.device))
-            sampled = sample(logits, plan.sampling_rows)
+            hidden, logits, best = self.model.answer(int_tensor(tokens, self.device), batch, self.cache, asked)
+            sampled = sample(logits, plan.sampling_rows, best)
+        else:
+            hidden = self.model(int_tensor(tokens, self.device), batch, self.cache)
         if not plan.reads_ahead:
             return sampled
         started = perf_counter()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fathom.batching.plan import Plan, Row, Sampled, Sampling
 from fathom.engine.sampler import choose
+from fathom.engine.spec_policy import MAX_DRAFTS
 from fathom.model import Batch, LatentCache, Model
 from fathom.model.cache import int_tensor, take_rows
 
@@ -42,44 +43,46 @@ class Drafter:
             hidden = take_rows(hidden, _leading(plan, counts), self.device)
             rows = [row for row, count in zip(plan.rows, counts, strict=True) if count]
             batch = self._batch(rows, [row.start for row in rows], [count for count in counts if count])
-        hidden = self._predict(hidden, tokens, batch, depth=0)
         answered: list[_Chain] = []
         chains: list[_Chain] = []
         ends, end = array("q"), 0  # of each chain's row
         answers = iter(sampled)
-        for row, count in zip(plan.rows, counts, strict=True):
-            end += count
+        for row, certain in zip(plan.rows, counts, strict=True):
+            end += certain
             if row.sampling is None:
                 continue
-            chain = _Chain(row, next(answers), row.start + count)
+            chain = _Chain(row, next(answers), row.start + certain)
             answered.append(chain)
             if row.propose:
                 chains.append(chain)
                 ends.append(end - 1)
+        following = int_tensor(array("q", tokens), self.device)
         if chains:
-            self._guess(chains, take_rows(hidden, ends, self.device))
+            self._guess(chains, hidden, following, batch, ends)
+        else:
+            self.model.predict_ahead(hidden, following, batch, self.cache)
         return [chain.answer() for chain in answered]
 
-    def _guess(self, chains: list[_Chain], hidden: Tensor) -> None:
-        """Lengthen each chain to what its row asks for. hidden: the module's, at each chain's last token read."""
-        depth = 0
-        while True:
-            for chain, guess in zip(chains, choose(self.model.logits(hidden), [c.state for c in chains]), strict=True):
-                chain.add(guess)
-            asked = array("q", [at for at, chain in enumerate(chains) if len(chain.guesses) < chain.row.propose])
-            if not asked:
-                return
-            chains, hidden = [chains[at] for at in asked], take_rows(hidden, asked, self.device)
-            depth += 1
-            starts = [chain.position for chain in chains]
-            batch = self._batch([chain.row for chain in chains], starts, [1] * len(chains))
-            hidden = self._predict(hidden, [chain.guesses[-1] for chain in chains], batch, depth)
+    def _guess(self, chains: list[_Chain], hidden: Tensor, following: Tensor, batch: Batch, ends: array[int]) -> None:
+        """Lengthen each chain to what its row asks for.
 
-    def _predict(self, hidden: Tensor, next_tokens: Sequence[int], batch: Batch, depth: int) -> Tensor:
-        """A model with one module applies it to its own output again; the place in the text moves on with it."""
-        module = min(depth, self.model.mtp_modules - 1)
-        tokens = int_tensor(array("q", next_tokens), self.device)
-        return self.model.predict_ahead(hidden, tokens, batch, self.cache, module)
+        A model with one module applies it to its own output again; the place in the text moves on with it.
+
+        Args: hidden, following: of each token that became certain, and the token after it. ends: each chain's last.
+        """
+        for depth in range(MAX_DRAFTS):
+            module = min(depth, self.model.mtp_modules - 1)
+            hidden, logits, best = self.model.answer_ahead(hidden, following, batch, self.cache, module, ends)
+            for chain, guess in zip(chains, choose(logits, [chain.state for chain in chains], best), strict=True):
+                chain.add(guess)
+            going = [at for at, chain in enumerate(chains) if len(chain.guesses) < chain.row.propose]
+            if not going:
+                return
+            hidden = take_rows(hidden, array("q", [ends[at] for at in going]), self.device)
+            chains, ends = [chains[at] for at in going], array("q", range(len(going)))
+            following = int_tensor(array("q", [chain.guesses[-1] for chain in chains]), self.device)
+            rows, starts = [chain.row for chain in chains], [chain.position for chain in chains]
+            batch = self._batch(rows, starts, [1] * len(chains))
 
     def _batch(self, rows: Sequence[Row], starts: Sequence[int], counts: Sequence[int]) -> Batch:
         pages = [row.pages for row in rows]

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from fathom.config import ModelConfig
+from fathom.model.answer import InTwoCalls
 from fathom.model.cache import Batch, LatentCache
 from fathom.model.transformer import Transformer
 
 
-class OneAtATime:
+class OneAtATime(InTwoCalls):
     """Stands in for `model` wherever one generates."""
 
     def __init__(self, model: Transformer) -> None:

@@ -6,12 +6,15 @@ Attention is always in the absorbed form, so that a token's bits do not depend o
 
 from __future__ import annotations
 
+from array import array
+
 import torch
 from torch import Tensor
 
 from fathom.config import ModelConfig
 from fathom.cost import mtp_layers
-from fathom.model.cache import Batch, LatentCache
+from fathom.model.answer import Answer
+from fathom.model.cache import Batch, LatentCache, int_tensor
 from fathom.model.rope import Rotary
 from fathom.ops.packed import PackedModel, Weights, open_packed
 from fathom.ops.packing import PackedMatrix
@@ -58,6 +61,23 @@ class PackedTransformer:
         return self._run(tokens, batch, cache)
 
     __call__ = forward
+
+    def answer(self, tokens: Tensor, batch: Batch, cache: LatentCache, rows: array[int]) -> Answer:
+        """As Transformer.answer, in one call of the kernels."""
+        assert batch.page_table is not None, "a forward with a cache needs a paged Batch"
+        return self.kernels.answer(
+            tokens, batch.positions, batch.query_lengths, batch.page_table, cache.latent, cache.rope, int_tensor(rows)
+        )
+
+    def answer_ahead(
+        self, hidden: Tensor, next_tokens: Tensor, batch: Batch, cache: LatentCache, depth: int, rows: array[int]
+    ) -> Answer:
+        """As Transformer.answer_ahead, in one call of the kernels."""
+        assert batch.page_table is not None, "a forward with a cache needs a paged Batch"
+        return self.kernels.answer(
+            next_tokens, batch.positions, batch.query_lengths, batch.page_table, cache.latent, cache.rope,
+            int_tensor(rows), module=depth, before=hidden.contiguous(),
+        )  # fmt: skip
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states after a norm [rows, hidden] -> float32 logits [rows, vocabulary]."""

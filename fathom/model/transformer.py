@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fathom.config import ModelConfig
 from fathom.errors import ConfigError
 from fathom.layout import Shard
+from fathom.model.answer import InTwoCalls
 from fathom.model.block import Block
 from fathom.model.cache import Batch, LatentCache
 from fathom.model.comm import Alone, Comm
@@ -33,7 +34,7 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(hidden, config.rms_norm_eps, storage)
 
 
-class Transformer(nn.Module):
+class Transformer(InTwoCalls, nn.Module):
     """DeepSeek-V3 (and V2) as one module.
 
     Args:    shard: what this rank owns; everything if None. comm: whom to ask; nobody if None. mtp: build the MTP

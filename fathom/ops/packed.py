@@ -24,6 +24,10 @@ per head W_uk transposed (rows latent, columns plain query), and `v_b_proj`, W_u
 packed f32; `model.embed_tokens.weight` is a plain table, float32 or bfloat16."""
 
 
+Best = tuple[list[int], list[float]]
+"""Where each row of logits is highest, the first of equals, and how high; a NaN counts as highest."""
+
+
 class PackedModel(Protocol):
     """What a backend offers. Not thread-safe: threads and working space are one set."""
 
@@ -42,6 +46,13 @@ class PackedModel(Protocol):
                 tokens, top_k].
         Raises: IndexError: an id, position or page is out of range; nothing was written.
         """
+        ...
+
+    def answer(
+        self, ids: Tensor, positions: Tensor, lengths: Sequence[int], table: Tensor, latent: Tensor, rope: Tensor,
+        rows: Tensor, *, module: int = -1, before: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Best]:  # fmt: skip
+        """`forward`, and `logits` of some `rows` of what it gives, int64 [rows], in one call."""
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fathom.engine.engine import Engine, EngineConfig
+from fathom.model.answer import InTwoCalls
 from tests.engine.tiny import CONFIG, plain_greedy, plain_logits, request, run, tiny
 from tests.tolerances import ENGINE_LOGITS
 
@@ -114,11 +115,11 @@ def test_logits_of_engine_and_plain_forward_differ_by_rounding_only():
     assert (torch.cat(seen) - torch.stack(plain)).abs().max() < ENGINE_LOGITS
 
 
-class _Watched:
+class _Watched(InTwoCalls):
     """The model, with its logits seen on the way."""
 
     def __init__(self, model, logits):
-        self.model, self.logits = model, logits
+        self.model, self.logits, self.device = model, logits, model.device
 
     def __call__(self, *args):
         return self.model(*args)

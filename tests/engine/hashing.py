@@ -10,6 +10,7 @@ from zlib import crc32
 import torch
 from torch import nn
 
+from fathom.model.answer import InTwoCalls
 from tests.engine.tiny import CONFIG
 
 HASHED = replace(CONFIG, num_nextn_predict_layers=1, kv_lora_rank=2)
@@ -20,7 +21,7 @@ def digest(state, token_id):
     return crc32(token_id.to_bytes(4, "little"), state)
 
 
-class Hashing(nn.Module):
+class Hashing(InTwoCalls, nn.Module):
     """hidden: float64 [tokens, 2]: the state, and whether the module shall be wrong about it.
 
     Args: right: of 8 guesses, how many the module makes with the model's own logits; the others with their opposite.

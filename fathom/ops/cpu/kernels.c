@@ -31,6 +31,34 @@ static void embed(const team *t, const job *j, const layer *module) {
     team_wait(t);
 }
 
+/* Logits of the states asked for, and where each row of them is highest. */
+static void answer(const team *t, const job *j) {
+    const model *m = j->m;
+    const call *what = j->what;
+    work *w = j->w;
+    int64_t stride = round_up(m->head.rows, BLOCK);
+    team_wait(t);
+    {
+        SHARE(what->asked);
+        for (int64_t i = begin; i < end; i++) {
+            const float *hidden = what->hidden + what->rows[i] * m->hidden;
+            memcpy(w->normed.values + i * w->normed.stride, hidden, 4u * (size_t)m->hidden);
+            pad_row(&w->normed, i, m->hidden);
+            round_row(&w->normed, i, wants(&m->head), 0, m->hidden);
+        }
+    }
+    team_wait(t);
+    {
+        SHARE(blocks_of(&m->head));
+        product(&m->head, begin, end, &w->normed, w->identity, what->asked, what->logits, stride);
+    }
+    team_wait(t);
+    SHARE(what->asked);
+    for (int64_t i = begin; i < end; i++) {
+        what->best[i] = highest(what->logits + i * stride, m->vocabulary, what->highest + i);
+    }
+}
+
 static void run(const team *t, void *given) {
     const job *j = given;
     const model *m = j->m;
@@ -47,12 +75,15 @@ static void run(const team *t, void *given) {
     for (int64_t i = begin; i < end; i++) {
         norm_row(w->x + i * w->x_stride, weight, m->hidden, m->eps, j->what->hidden + i * m->hidden);
     }
+    if (j->what->asked) answer(t, j);
 }
 
 /* Every id, position and page that would be used to index memory. */
 static int is_sound(const model *m, const cache *c, const batch *b, const call *what) {
     int64_t row = 0;
-    if (what->module >= m->modules) return 0;
+    if (what->module >= m->modules || what->asked > b->tokens) return 0;
+    for (int64_t i = 0; i < what->asked; i++)
+        if (what->rows[i] < 0 || what->rows[i] >= b->tokens) return 0;
     for (int64_t s = 0; s < b->sequences; s++) {
         int64_t start = row < b->tokens ? b->positions[row] : -1, fresh = b->lengths[s];
         if (start < 0 || start > m->table_positions || fresh < 1 || fresh > b->tokens - row) return 0;

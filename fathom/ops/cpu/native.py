@@ -12,7 +12,7 @@ from torch import Tensor
 from fathom.config import ModelConfig
 from fathom.cost import mtp_layers
 from fathom.ops.cpu import build, structs
-from fathom.ops.packed import Weights
+from fathom.ops.packed import Best, Weights
 from fathom.ops.packing import BLOCK_ROWS, KINDS, PackedMatrix, pack, pack_f8, unpack
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1}  # F32 and BF16 of kernels.h
@@ -137,7 +137,28 @@ class NativeModel:
         self, ids: Tensor, positions: Tensor, lengths: Sequence[int], table: Tensor, latent: Tensor, rope: Tensor,
         *, module: int = -1, before: Tensor | None = None, chosen: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        tokens = ids.shape[0]
+        call = structs.Call(module=module, ids=ids.data_ptr(), chosen=None if chosen is None else chosen.data_ptr())
+        return self._run(call, positions, lengths, table, latent, rope, before)
+
+    def answer(
+        self, ids: Tensor, positions: Tensor, lengths: Sequence[int], table: Tensor, latent: Tensor, rope: Tensor,
+        rows: Tensor, *, module: int = -1, before: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Best]:  # fmt: skip
+        asked = rows.shape[0]
+        logits = torch.empty(asked, self._padded)
+        best, highest = (ctypes.c_int64 * asked)(), (ctypes.c_float * asked)()
+        call = structs.Call(
+            module=module, ids=ids.data_ptr(), asked=asked, rows=rows.data_ptr(), logits=logits.data_ptr(),
+            best=ctypes.addressof(best), highest=ctypes.addressof(highest),
+        )  # fmt: skip
+        hidden = self._run(call, positions, lengths, table, latent, rope, before)
+        return hidden, logits[:, : self._vocabulary], (best[:], highest[:])
+
+    def _run(
+        self, call: structs.Call, positions: Tensor, lengths: Sequence[int], table: Tensor, latent: Tensor,
+        rope: Tensor, before: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        tokens = positions.shape[0]
         self._reserve(tokens)
         hidden = torch.empty(tokens, self._hidden)
         each = (ctypes.c_int64 * len(lengths))(*lengths)
@@ -145,10 +166,7 @@ class NativeModel:
         batch = structs.Batch(
             tokens, len(lengths), table.shape[1], positions.data_ptr(), ctypes.addressof(each), table.data_ptr()
         )
-        call = structs.Call(
-            module, ids.data_ptr(), None if before is None else before.data_ptr(), hidden.data_ptr(),
-            None if chosen is None else chosen.data_ptr(),
-        )  # fmt: skip
+        call.hidden, call.before = hidden.data_ptr(), None if before is None else before.data_ptr()
         must(self.library.kernels.forward(self._model, cache, batch, call, self._space.data_ptr(), self._team))
         return hidden
 

@@ -57,6 +57,28 @@ static void rotate_row(const float *x, const float *cosine, const float *sine, i
     }
 }
 
+/* Where a row is highest, the first of equals; a NaN counts as highest. */
+static int64_t highest(const float *x, int64_t n, float *value) {
+    lanes top = lanes_set(-INFINITY), odd = lanes_set(0.0f);
+    float check[LANES];
+    int64_t whole = n - n % LANES, best = 0, plain = 1;
+    for (int64_t i = 0; i < whole; i += LANES) {
+        lanes here = lanes_load(x + i);
+        top = lanes_max(top, here);
+        odd = lanes_fma(here, lanes_set(0.0f), odd); /* NaN for a NaN, and for an infinity */
+    }
+    lanes_store(check, odd);
+    for (int i = 0; i < LANES; i++) plain &= check[i] == 0.0f;
+    *value = plain ? lanes_top(top) : -INFINITY;
+    if (plain && whole)
+        while (x[best] != *value) best++;
+    for (int64_t i = plain ? whole : 0; i < n; i++) {
+        if (x[i] != x[i]) return *value = x[i], i;
+        if (x[i] > *value) best = i, *value = x[i];
+    }
+    return best;
+}
+
 /* Row-major storage of `kind` F32 or BF16, read and written as floats. */
 INLINE const void *stored(const void *base, int64_t kind, int64_t values) {
     return (const char *)base + values * (kind == F32 ? 4 : 2);

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-ABI_VERSION = 2  # select.c holds the same number
+ABI_VERSION = 3  # select.c holds the same number
 
 _P, _L, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _I = ctypes.c_int
@@ -56,7 +56,9 @@ class Batch(ctypes.Structure):
 
 
 class Call(ctypes.Structure):
-    _fields_ = [("module", _L), *((name, _P) for name in ("ids", "before", "hidden", "chosen"))]
+    _fields_ = [("module", _L), *((name, _P) for name in ("ids", "before", "hidden", "chosen")), ("asked", _L),
+        *((name, _P) for name in ("rows", "logits", "best", "highest")),
+    ]  # fmt: skip
 
 
 SIGNATURES: dict[str, Any] = {  # name -> result and arguments, in the order of `kernels` in kernels.h
