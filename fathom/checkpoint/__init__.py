@@ -8,14 +8,15 @@ packed.py (weights as the kernels read them).
 
 from fathom.checkpoint.fp8 import dequantize_fp8, quantize_fp8
 from fathom.checkpoint.load import load_weights, mtp_layers
-from fathom.checkpoint.pack import convert_packed
+from fathom.checkpoint.pack import convert_packed, write_packed
 from fathom.checkpoint.packed import load_packed, unpacked
-from fathom.checkpoint.random import random_sources
+from fathom.checkpoint.random import Drawn, random_sources
 from fathom.checkpoint.reader import Reader, TensorInfo
 from fathom.checkpoint.state import load_latest, save_state
 from fathom.checkpoint.writer import Source, save_weights, verify_manifest, write_weights
 
 __all__ = [
+    "Drawn",
     "Reader",
     "Source",
     "TensorInfo",
@@ -31,5 +32,6 @@ __all__ = [
     "save_weights",
     "unpacked",
     "verify_manifest",
+    "write_packed",
     "write_weights",
 ]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -217,12 +217,34 @@ def convert_packed(
     with Reader(source) as reader:
         plain = Plain(reader, ModelConfig.read(source))
         plain.check_copies()
-        sources = pack_checkpoint(plain, kind, group, made)
-        config = read_json(source / "config.json")
-        config["quantization_config"] = {"quant_method": PACKED_METHOD, "bits": BITS[kind], "group": group}
-        config["num_nextn_predict_layers"] = plain.config.num_nextn_predict_layers
-        write_weights(
-            target, sources, config, extra_files=companions(source), max_shard_bytes=max_shard_bytes, progress=progress
-        )
+        return write_packed(
+            plain, target, read_json(source / "config.json"), kind=kind, group=group, made=made,
+            extra_files=companions(source), max_shard_bytes=max_shard_bytes, progress=progress,
+        )  # fmt: skip
+
+
+def write_packed(
+    plain: Plain,
+    target: Path,
+    config: Mapping[str, Any],
+    *,
+    kind: Made,
+    group: int | None = None,
+    made: Mapping[str, PackedMatrix] | None = None,
+    extra_files: Mapping[str, bytes | Path] | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    progress: Callable[[int, int], None] | None = None,
+) -> Converted:
+    """Write `plain` packed to the new directory `target`, one matrix in memory at a time.
+
+    Args: config: config.json of `plain`. kind, group, made: as in `pack_checkpoint`. The rest: as in `write_weights`.
+    """
+    sources = pack_checkpoint(plain, kind, group, made)
+    changed = dict(config)
+    changed["quantization_config"] = {"quant_method": PACKED_METHOD, "bits": BITS[kind], "group": group}
+    changed["num_nextn_predict_layers"] = plain.config.num_nextn_predict_layers
+    write_weights(
+        target, sources, changed, extra_files=extra_files, max_shard_bytes=max_shard_bytes, progress=progress
+    )
     size = sum(made.bytes for made in sources)
     return Converted(tensors=len(sources), bytes=size, files=len(list(target.glob("*.safetensors"))))

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gguf", metavar="FILE", help="write SRC as a GGUF file, which llama.cpp runs; DST may be left out"
     )
-    parser.add_argument("--gguf-type", choices=GGUF_TYPES, default="bf16", help="its matrices (default: %(default)s)")
+    parser.add_argument("--gguf-type", choices=GGUF_TYPES, help="its matrices (default: bf16; packed ones as they are)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
         result["quality"] = report(args.source, args.target)
     if args.gguf is not None:
-        result |= {"gguf": {"file": args.gguf, "type": args.gguf_type} | export(args)}
+        result |= {"gguf": {"file": args.gguf} | export(args)}
     if args.json:
         print(json.dumps(result | {"seconds": round(time.monotonic() - started, 3)}))
         return 0
@@ -82,17 +82,19 @@ def rewrite(args: argparse.Namespace) -> dict[str, int]:
     return asdict(done)
 
 
-def export(args: argparse.Namespace) -> dict[str, int]:
-    """Write the GGUF file; returns its counts."""
-    from fathom.checkpoint.gguf import export_gguf
+def export(args: argparse.Namespace) -> dict[str, Any]:
+    """Write the GGUF file; returns its type and counts."""
+    from fathom.checkpoint.gguf import export_gguf, file_kind
     from fathom.config import ModelConfig
     from fathom.tokenizer import Tokenizer, gguf_vocabulary
 
+    config = ModelConfig.read(args.source)
+    kind = file_kind(config, args.gguf_type)
     done = export_gguf(
         args.source,
         args.gguf,
-        kind=args.gguf_type,
-        vocabulary=gguf_vocabulary(Tokenizer.load(args.source), ModelConfig.read(args.source).vocab_size),
+        kind=kind,
+        vocabulary=gguf_vocabulary(Tokenizer.load(args.source), config.vocab_size),
         progress=progress_line("exporting") if sys.stderr.isatty() else None,
     )
-    return {"tensors": done.tensors, "bytes": done.bytes}
+    return {"type": kind, "tensors": done.tensors, "bytes": done.bytes}

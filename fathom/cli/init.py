@@ -7,11 +7,13 @@ import json
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from fathom.cli.convert import DTYPES
 from fathom.cli.progress import progress_line
 from fathom.config import SHAPES, ModelConfig, load_config
+from fathom.cost import KIND_OF_BITS
 from fathom.errors import ConfigError
 
 NAME = "init"
@@ -25,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--random", action="store_true", help="draw the weights, scaled by 1 / sqrt(fan-in); needed")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same weights (default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="type of the weights (default: %(default)s)")
+    parser.add_argument("--bits", type=int, choices=(16, 8, 4), help="packed, as fathom convert --rounding nearest")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -33,22 +36,34 @@ def run(args: argparse.Namespace) -> int:
     if not args.random:
         raise ConfigError("a new model has no weights to copy; add --random to draw them.")
     config = architecture(args.shape, DTYPES[args.dtype])
-    from fathom.checkpoint import random_sources, write_weights
+    started = time.monotonic()
+    made: dict[str, Any] = {"shape": args.shape, "target": args.target, "seed": args.seed} | write(args, config)
+    if args.json:
+        print(json.dumps(made | {"seconds": round(time.monotonic() - started, 3)}))
+        return 0
+    packed = f" packed at {args.bits} bits" if args.bits else ""
+    print(
+        f"{args.target}: {args.shape} with random weights{packed}, {made['tensors']:,} tensors, {made['bytes']:,} bytes"
+    )
+    return 0
+
+
+def write(args: argparse.Namespace, config: ModelConfig) -> dict[str, int]:
+    """Write the directory; returns its counts."""
+    from fathom.checkpoint import Drawn, random_sources, write_packed, write_weights
     from fathom.tokenizer import placeholder
 
-    started = time.monotonic()
     files: dict[str, Any] = dict(placeholder(config.vocab_size).files())
-    sources = random_sources(config, args.seed)
     progress = progress_line("writing") if sys.stderr.isatty() else None
+    if args.bits is not None:
+        drawn, kind = Drawn(config, args.seed), KIND_OF_BITS[args.bits]
+        done = write_packed(
+            drawn, Path(args.target), config.to_dict(), kind=kind, extra_files=files, progress=progress
+        )
+        return {"bits": args.bits, "tensors": done.tensors, "bytes": done.bytes}
+    sources = random_sources(config, args.seed)
     write_weights(args.target, sources, config.to_dict(), extra_files=files, progress=progress)
-    size = sum(source.bytes for source in sources)
-    if args.json:
-        seconds = round(time.monotonic() - started, 3)
-        made = {"shape": args.shape, "target": args.target, "seed": args.seed, "tensors": len(sources), "bytes": size}
-        print(json.dumps(made | {"seconds": seconds}))
-    else:
-        print(f"{args.target}: {args.shape} with random weights, {len(sources):,} tensors, {size:,} bytes")
-    return 0
+    return {"tensors": len(sources), "bytes": sum(source.bytes for source in sources)}
 
 
 def architecture(name: str, dtype: Any) -> ModelConfig:

@@ -117,18 +117,30 @@ def pack_f8(weight: Tensor, scale: Tensor) -> PackedMatrix:
 
 def unpack(matrix: PackedMatrix) -> Tensor:
     """The weight that a packed matrix stands for, float32 [rows, columns]."""
-    kind, data = matrix.kind, matrix.data
+    kind, data = matrix.kind, _levels(matrix)
     if kind == "f32":
         return data.transpose(1, 2).flatten(0, 1)[: matrix.rows]
-    if kind == "i4":
-        data = torch.cat((data & 15, data >> 4), dim=-1).to(torch.int8) - 8
-    elif kind == "f8":
+    if kind == "f8":
         data = data.view(torch.float8_e4m3fn)
     values = data.float().transpose(1, 2).flatten(2)  # [blocks, 16, padded columns]
     if matrix.scale is not None:
         wide = matrix.scale.float().transpose(1, 2).repeat_interleave(matrix.group, 2)
         values = values * wide
     return values.flatten(0, 1)[: matrix.rows, : matrix.columns]
+
+
+def unpack_levels(matrix: PackedMatrix) -> tuple[Tensor, Tensor]:
+    """What `pack_levels` was given: (levels int8 [rows, padded columns], scales float16 [rows, groups])."""
+    assert matrix.scale is not None and matrix.kind in LEVELS, f"{matrix.kind} has no levels"
+    levels = _levels(matrix).transpose(1, 2).flatten(2)
+    return levels.flatten(0, 1)[: matrix.rows], matrix.scale.transpose(1, 2).flatten(0, 1)[: matrix.rows]
+
+
+def _levels(matrix: PackedMatrix) -> Tensor:
+    """The data, one value a byte for i4 too, in the order in which it lies."""
+    if matrix.kind != "i4":
+        return matrix.data
+    return torch.cat((matrix.data & 15, matrix.data >> 4), dim=-1).to(torch.int8) - 8
 
 
 def _blocks(values: Tensor, multiple: int, fill: int = 0) -> Tensor:

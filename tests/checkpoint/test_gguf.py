@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from fathom.batching.request import SamplingParams
-from fathom.checkpoint import Reader, random_sources, write_weights
+from fathom.checkpoint import Drawn, Reader, load_packed, random_sources, write_packed, write_weights
 from fathom.checkpoint.convert import convert
 from fathom.checkpoint.gguf import KINDS, export_gguf, metadata
 from fathom.config import SHAPES, ModelConfig, RopeScaling, find_model, preset
 from fathom.engine import LLM, EngineConfig
 from fathom.errors import CheckpointError, ConfigError
+from fathom.ops.packing import PackedMatrix, unpack
 from fathom.tokenizer import Tokenizer, gguf_vocabulary, placeholder
 
 TINY = replace(
@@ -39,7 +40,7 @@ def made(directory: Path, config: ModelConfig) -> Path:
     return directory
 
 
-def exported(source: Path, target: Path, kind: str = "bf16") -> gguf.GGUFReader:
+def exported(source: Path, target: Path, kind: str | None = None) -> gguf.GGUFReader:
     vocabulary = gguf_vocabulary(Tokenizer.load(source), ModelConfig.read(source).vocab_size)
     done = export_gguf(source, target, kind=kind, vocabulary=vocabulary)
     reader = gguf.GGUFReader(target)
@@ -113,6 +114,86 @@ def test_rows_that_fill_no_blocks_stay_bf16(tmp_path: Path, caplog: pytest.LogCa
     types = {t.name: t.tensor_type.name for t in exported(odd, tmp_path / "odd.gguf", "q4_0").tensors}
     assert types["blk.1.ffn_down_exps.weight"] == "BF16" and types["blk.1.ffn_up_exps.weight"] == "Q4_0"
     assert "no whole blocks of q4_0" in caplog.text
+
+
+PLAIN_ROWS = {"qk_nope_head_dim": 32, "v_head_dim": 24, "qk_rope_head_dim": 8}  # heads need padding, o_proj's rows 48
+PACKED_TYPES = {"bf16": "BF16", "i8": "Q8_0", "i4": "Q4_0"}
+
+
+def packed(directory: Path, config: ModelConfig, **options: Any) -> Path:
+    files: dict[str, Any] = dict(placeholder(config.vocab_size).files())
+    write_packed(Drawn(config), directory, config.to_dict(), extra_files=files, **options)
+    return directory
+
+
+def unpacked_by_their_names(source: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """What each tensor of the file should hold, from `unpack` alone."""
+    config = ModelConfig.read(source)
+    held = {
+        name: unpack(weight) if isinstance(weight, PackedMatrix) else weight.float()
+        for name, weight in load_packed(source, config, mtp=False).items()
+    }
+
+    def heads(name: str, rows: int) -> torch.Tensor:
+        return held[name].unflatten(0, (config.num_attention_heads, -1))[:, :rows]
+
+    first, second = "model.layers.0.self_attn.", "model.layers.1.mlp."
+    expected = {
+        "token_embd.weight": held["model.embed_tokens.weight"],
+        "output_norm.weight": held["model.norm.weight"],
+        "output.weight": held["lm_head.weight"],
+        "blk.0.ffn_up.weight": held["model.layers.0.mlp.up_proj.weight"],
+        "blk.0.attn_q_b.weight": heads(first + "q_b_proj.weight", config.qk_head_dim).flatten(0, 1),
+        "blk.0.attn_k_b.weight": heads(first + "k_b_proj.weight", config.kv_lora_rank),
+        "blk.0.attn_v_b.weight": heads(first + "v_b_proj.weight", config.v_head_dim),
+        "blk.0.attn_kv_a_mqa.weight": held[first + "kv_a_proj_with_mqa.weight"],
+        "blk.0.attn_output.weight": held[first + "o_proj.weight"],
+        "blk.1.ffn_gate_inp.weight": held[second + "gate.weight"],
+        "blk.1.exp_probs_b.bias": held[second + "gate.e_score_correction_bias"],
+        "blk.1.ffn_down_shexp.weight": held[second + "shared_experts.down_proj.weight"],
+    } | {
+        f"blk.1.ffn_{part}_exps.weight": torch.stack(
+            [held[f"{second}experts.{expert}.{part}_proj.weight"] for expert in range(8)]
+        )
+        for part in ("gate", "up", "down")
+    }
+    return {name: value.numpy() for name, value in expected.items()}
+
+
+@pytest.mark.parametrize("kind", PACKED_TYPES)
+@pytest.mark.parametrize("group", [None, 32, 128])
+@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True}, PLAIN_ROWS, {"torch_dtype": "float32"}])
+def test_packed_weights_keep_every_number(
+    tmp_path: Path, changes: dict[str, Any], group: int | None, kind: str
+) -> None:
+    source = packed(tmp_path / "p", replace(TINY, **changes), kind=kind, group=group if kind != "bf16" else None)
+    reader = exported(source, tmp_path / "p.gguf")
+    held = values(reader)
+    for name, wanted in unpacked_by_their_names(source).items():
+        assert held[name].shape == wanted.shape and (held[name] == wanted).all(), name
+    types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+    assert types["blk.1.ffn_up_exps.weight"] == PACKED_TYPES[kind]
+    assert types["output.weight"] == ("Q8_0" if kind == "i4" else PACKED_TYPES[kind])
+    assert types["blk.1.ffn_gate_inp.weight"] == types["blk.0.attn_norm.weight"] == "F32"
+    assert types["token_embd.weight"] == ("F32" if "torch_dtype" in changes else "BF16")
+    if changes == PLAIN_ROWS and kind != "bf16":
+        assert types["blk.0.attn_output.weight"] == "F32"
+    assert reader.fields["general.file_type"].contents() == gguf.LlamaFileType[f"MOSTLY_{PACKED_TYPES[kind]}"]
+
+
+def test_packed_or_plain_it_is_the_same_set_of_tensors(source: Path, tmp_path: Path) -> None:
+    one, two = (
+        [(tensor.name, tuple(tensor.shape)) for tensor in exported(directory, tmp_path / "x.gguf").tensors]
+        for directory in (source, packed(tmp_path / "p", TINY, kind="i8"))
+    )
+    assert sorted(one) == sorted(two)
+
+
+def test_packed_weights_are_not_rounded_again(tmp_path: Path) -> None:
+    source = packed(tmp_path / "p", TINY, kind="i8")
+    with pytest.raises(ConfigError, match="packed at 8 bits, in GGUF q8_0; q4_0 would round them again"):
+        exported(source, tmp_path / "p.gguf", "q4_0")
+    assert exported(source, tmp_path / "p.gguf", "q8_0").tensors
 
 
 YARN = RopeScaling(factor=4.0, original_max_position_embeddings=2048, mscale=1.0, mscale_all_dim=0.5)

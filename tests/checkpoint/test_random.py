@@ -5,11 +5,21 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from fathom.checkpoint import Reader, load_weights, random_sources, write_weights
+from fathom.checkpoint import (
+    Drawn,
+    Reader,
+    convert_packed,
+    load_weights,
+    random_sources,
+    write_packed,
+    write_weights,
+)
+from fathom.checkpoint.pack import pack_checkpoint
 from fathom.checkpoint.random import BIAS_STD, draw
 from fathom.config import SHAPES
 from fathom.model import Transformer
@@ -68,3 +78,35 @@ def test_the_model_loads_them_with_its_mtp_layer(tmp_path: Path) -> None:
     model = Transformer(TINY, dtype=torch.bfloat16)
     load_weights(model, tmp_path / "made")
     assert torch.equal(model.model.embed_tokens.weight, made["model.layers.2.embed_tokens.weight"])
+
+
+@pytest.mark.parametrize("kind", ["bf16", "i8", "i4"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"tie_word_embeddings": True}, {"torch_dtype": "float32", "q_lora_rank": None}]
+)
+def test_packed_as_they_are_drawn_the_files_are_the_same(
+    tmp_path: Path, changes: dict[str, Any], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fathom.checkpoint.pack.PIECE", 2000)  # several pieces a matrix
+    config, small = replace(TINY, **changes), 60_000
+    write_weights(tmp_path / "plain", random_sources(config, 4), config.to_dict())
+    convert_packed(tmp_path / "plain", tmp_path / "two", kind=kind, max_shard_bytes=small)
+    done = write_packed(Drawn(config, 4), tmp_path / "one", config.to_dict(), kind=kind, max_shard_bytes=small)
+    files = sorted(path.name for path in (tmp_path / "two").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "one").iterdir()) and done.files > 2
+    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in files)
+
+
+def test_one_tensor_is_kept_and_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A matrix is read some rows at a time, and kv_b_proj becomes two."""
+    drawn: list[str] = []
+
+    def counted(name: str, *rest: Any) -> torch.Tensor:
+        drawn.append(name)
+        return draw(name, *rest)
+
+    monkeypatch.setattr("fathom.checkpoint.random.draw", counted)
+    monkeypatch.setattr("fathom.checkpoint.pack.PIECE", 1)
+    for source in pack_checkpoint(Drawn(TINY), "i8"):
+        source.load()
+    assert len(drawn) == len(set(drawn))

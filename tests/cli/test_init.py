@@ -40,6 +40,27 @@ def test_the_model_generates(shape: Path, tmp_path: Path, capsys: pytest.Capture
     assert len(one) == 4 and one == two
 
 
+@pytest.mark.parametrize("bits", [16, 8, 4])
+def test_packed_it_is_what_converting_gives(
+    shape: Path, tmp_path: Path, bits: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, plain, packed = (str(tmp_path / name) for name in ("made", "plain", "packed"))
+    begun = ["init", str(shape), "--random", "--seed", "5"]
+    assert main([*begun, made, "--bits", str(bits), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert main([*begun, plain]) == 0
+    nearest = ["--rounding", "nearest"] if bits == 4 else []
+    assert main(["convert", plain, packed, "--bits", str(bits), *nearest, "--json"]) == 0
+    counted = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert all(printed[key] == counted[key] for key in ("bits", "tensors", "bytes"))
+    names = {path.name for path in Path(packed).iterdir()} - {"manifest.json"}  # lists them in the folder's order
+    assert names | {"manifest.json"} == {path.name for path in Path(made).iterdir()}
+    assert all((Path(made) / name).read_bytes() == (Path(packed) / name).read_bytes() for name in names)
+    verify_manifest(made)
+    params = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)
+    assert len(LLM(made).generate("Hello", params)[0].token_ids) == 4
+
+
 def test_names_are_those_of_the_shapes_first() -> None:
     assert architecture("nano", "bfloat16") == SHAPES["nano"] != preset("nano")
     v3 = architecture("deepseek-v3", "float32")

@@ -5,7 +5,7 @@ import torch
 
 from fathom.checkpoint import dequantize_fp8, quantize_fp8
 from fathom.errors import ConfigError
-from fathom.ops.packing import DEFAULT_GROUP, group_for, pack, pack_f8, round_to_nearest, unpack
+from fathom.ops.packing import DEFAULT_GROUP, group_for, pack, pack_f8, round_to_nearest, unpack, unpack_levels
 
 SHAPES = [(16, 64), (48, 96), (5, 7), (33, 112), (1, 1), (128, 300)]
 
@@ -32,6 +32,14 @@ def test_levels_are_within_half_a_step(kind: str, shape: tuple[int, int]) -> Non
     step = scale.float().abs().repeat_interleave(packed.group, 1)[:, : shape[1]]
     limit = 0.51 if kind == "i8" else 1.01  # a 4-bit group's second sign stops at 7: the far end may miss by a step
     assert ((expected - weight).abs() <= limit * step).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["i8", "i4"])
+def test_levels_come_back_as_they_were_rounded(kind: str, shape: tuple[int, int]) -> None:
+    weight = weight_of(*shape)
+    packed = pack(weight, kind)
+    assert all(map(torch.equal, unpack_levels(packed), round_to_nearest(weight, kind, packed.group)))
 
 
 @pytest.mark.parametrize("shape", [(128, 128), (200, 300), (16, 40)])
