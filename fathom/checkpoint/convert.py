@@ -26,6 +26,7 @@ from fathom.checkpoint.fp8 import (
 )
 from fathom.checkpoint.reader import Reader, TensorInfo, quoted, read_json
 from fathom.checkpoint.writer import MAX_SHARD_BYTES, Source, write_weights
+from fathom.config import PACKED_METHOD
 from fathom.errors import CheckpointError
 
 QUANTISED = re.compile(
@@ -66,7 +67,10 @@ def convert(
     if not source.is_dir() and source.exists():
         raise CheckpointError(f"{source} is a file; name the directory that holds it, with its config.json.")
     with Reader(source) as reader:
-        config = _convert_config(read_json(source / "config.json"), reader, dtype, fp8)
+        stored = read_json(source / "config.json")
+        if isinstance(how := stored.get("quantization_config"), dict) and how.get("quant_method") == PACKED_METHOD:
+            raise CheckpointError(f"{source} is packed already; convert the checkpoint that it was made from.")
+        config = _convert_config(stored, reader, dtype, fp8)
         sources = [made for name in reader.tensors for made in _convert_tensor(reader, name, dtype, fp8)]
         write_weights(
             target, sources, config, extra_files=companions(source), max_shard_bytes=max_shard_bytes, progress=progress

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fathom.errors import ConfigError
 
-OPS_CHOICES = ("auto", "reference", "cpu", "triton")
+OPS_CHOICES = ("auto", "reference", "cpu")
 
 
 def ops_choice() -> str:

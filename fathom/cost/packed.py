@@ -22,7 +22,7 @@ GROUPS = (32, 64, 128)  # columns that may share a scale
 DEFAULT_GROUP: dict[Kind, int] = {"i8": 64, "i4": 32}
 BLOCK_ROWS = 16
 
-# What `--bits 4` leaves at 8 bits. KL divergence that 4 bits bring fathom-nano, per MB saved [millinats] (docs/log.md):
+# What `--bits 4` leaves at 8 bits. KL divergence that 4 bits bring fathom-nano, per MB saved [millinats]:
 # v_b 110, kv_a 69, head 8; elsewhere, rounded with care, dense MLP 3, q_b 3, o 1, q_a 1, shared experts 1, experts 0.
 # k_b loses nothing there, but scores every key of contexts longer than nano's, and takes 1 % of a large model.
 EIGHT_OF_FOUR = frozenset(("lm_head", "kv_a_proj_with_mqa", "k_b_proj", "v_b_proj"))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fathom.config import ops_choice
+from fathom.config import OPS_CHOICES, ops_choice
 from fathom.errors import ConfigError
 from fathom.ops import reference
 
@@ -31,7 +31,6 @@ OPS = (
 )  # fmt: skip
 PACKED = "packed model"  # the row of `describe()` for whole layers in native kernels
 BACKENDS: dict[str, str] = {}  # device type -> module
-CHOICES = ("auto", "reference", "cpu")
 
 _forced: list[str] = []  # a stack: `use()` nests
 
@@ -39,8 +38,8 @@ _forced: list[str] = []  # a stack: `use()` nests
 @contextmanager
 def use(choice: str) -> Iterator[None]:
     """Force a backend inside a `with` block: "auto", "reference" or "cpu"."""
-    if choice not in CHOICES:
-        raise ConfigError(f"ops choice is {choice!r}; it must be one of {', '.join(CHOICES)}.")
+    if choice not in OPS_CHOICES:
+        raise ConfigError(f"ops choice is {choice!r}; it must be one of {', '.join(OPS_CHOICES)}.")
     _forced.append(choice)
     try:
         yield
@@ -54,10 +53,7 @@ def _choice() -> str:
 
 @cache
 def _environment_choice() -> str:
-    choice = ops_choice()
-    if choice not in CHOICES:
-        raise ConfigError(f"FATHOM_OPS is {choice!r}; it must be one of {', '.join(CHOICES)}.")
-    return choice
+    return ops_choice()
 
 
 @cache

@@ -15,8 +15,11 @@ from typing import Protocol
 from torch import Tensor
 
 from fathom.config import ModelConfig
+from fathom.errors import ConfigError
 from fathom.ops.dispatch import library
 from fathom.ops.packing import PackedMatrix
+
+MOST_EXPERTS = 1024  # of one layer: what cpu/route.h has room for
 
 Weights = Mapping[str, PackedMatrix | Tensor]
 """Checkpoint name -> weight. Matrices are packed, each head's rows padded to 16, and `kv_b_proj` is two: `k_b_proj`,
@@ -69,11 +72,17 @@ def open_packed(
 ) -> PackedModel | None:
     """A packed model on this CPU's kernels; None (said once) if there are none.
 
-    Args: turn: cosines and sines of the rotary pairs, float32 [positions, rope / 2]. threads: the caller among them.
+    Args:   turn: cosines and sines of the rotary pairs, float32 [positions, rope / 2]. threads: the caller among them.
+    Raises: ConfigError: a layer has more experts than the kernels can choose from.
     """
     found = library()
     if found is None:
         return None
+    if config.n_routed_experts > MOST_EXPERTS:
+        raise ConfigError(
+            f"n_routed_experts is {config.n_routed_experts}; the kernels choose from {MOST_EXPERTS} at most. "
+            "FATHOM_OPS=reference runs the model without them."
+        )
     from fathom.ops.cpu.native import NativeModel
 
     return NativeModel(config, weights, turn, threads, found)

@@ -18,7 +18,7 @@ from fathom.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-TOKENS = 16_384  # of text: four times as many bring nothing on fathom-nano (docs/log.md)
+TOKENS = 16_384  # of text: four times as many bring nothing on fathom-nano
 DOCUMENT_TOKENS = 512  # of a piece of a file, or of random tokens
 
 

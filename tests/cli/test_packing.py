@@ -71,6 +71,28 @@ def test_options_that_contradict_each_other_are_refused(
     assert not (tmp_path / "p").exists()
 
 
+@pytest.mark.parametrize("options", [[], ["--dtype", "bf16"], ["--fp8"], ["--bits", "8"]])
+def test_packed_weights_are_not_converted_again(
+    tiny_model: Path, tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = str(tmp_path / "p")
+    assert main(["convert", str(tiny_model), packed, "--bits", "8"]) == 0
+    assert main(["convert", packed, str(tmp_path / "again"), *options]) == 2
+    assert "is packed already; convert the checkpoint that it was made from" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_gguf_file_of_packed_weights_has_their_type(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed, file = str(tmp_path / "p"), str(tmp_path / "p.gguf")
+    assert main(["convert", str(tiny_model), packed, "--bits", "8"]) == 0
+    assert main(["convert", packed, "--gguf", file, "--gguf-type", "bf16"]) == 2
+    assert "Leave --gguf-type out" in capsys.readouterr().err
+    assert main(["convert", packed, "--gguf", file, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["gguf"]["type"] == "q8_0"
+
+
 @pytest.mark.parametrize("options", [["--bits", "8"], ["--report"]])
 def test_a_target_is_needed(tiny_model: Path, tmp_path: Path, options: list[str]) -> None:
     assert main(["convert", str(tiny_model), "--gguf", str(tmp_path / "x.gguf"), *options]) == 2

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from fathom import ops
+from fathom.errors import ConfigError
 from fathom.model.rope import Rotary
 from fathom.ops import dispatch
 from fathom.ops.cpu import build, structs
 from fathom.ops.cpu.native import Library
-from fathom.ops.packed import PackedModel, Weights, open_packed
+from fathom.ops.packed import MOST_EXPERTS, PackedModel, Weights, open_packed
 from tests.model.packing import pack_model
 from tests.model.tiny import CONFIG, model
 
@@ -36,6 +38,15 @@ def weights() -> Weights:
 
 def opened(held: Weights, threads: int = 1) -> PackedModel | None:
     return open_packed(CONFIG, held, Rotary(CONFIG)(torch.arange(CONFIG.max_position_embeddings)), threads)
+
+
+def test_more_experts_than_the_kernels_hold_are_refused(native: Library) -> None:
+    """They choose with arrays of a fixed size."""
+    route = (Path(build.__file__).parent / "route.h").read_text()
+    assert f"#define MOST_EXPERTS {MOST_EXPERTS} " in route
+    many = replace(CONFIG, n_routed_experts=MOST_EXPERTS + CONFIG.n_group)
+    with ops.use("cpu"), pytest.raises(ConfigError, match="FATHOM_OPS=reference runs the model without them"):
+        open_packed(many, {}, Rotary(CONFIG)(torch.arange(4)), 1)
 
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:

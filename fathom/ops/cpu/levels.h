@@ -28,7 +28,7 @@ INLINE int32_t four(const int8_t *x) {
     return bits;
 }
 
-/* So far ahead of the sums weights are asked for: +10 to 15 % where they come from memory (docs/log.md). */
+/* So far ahead of the sums weights are asked for: +10 to 15 % where they come from memory. */
 #define AHEAD_BYTES 1024
 
 #if defined(__AVX512F__)
