@@ -9,7 +9,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +96,13 @@ def machine() -> dict[str, Any]:
     return {
         "processor": model, "instructions": [flag for flag in wanted if flag in flags], "cores": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 2), "commit": commit + ("+changes" if changed else ""),
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_named(sys.argv[1:])]),
     }  # fmt: skip
+
+
+def _named(arguments: Sequence[str]) -> list[str]:
+    """Folders of this machine by what they are."""
+    return [Path(text).name if "/" in text else text for text in arguments]
 
 
 def write(report: Mapping[str, Any], out: Path | None) -> None:

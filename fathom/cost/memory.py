@@ -16,6 +16,7 @@ PAD = 128  # ops/cpu/space.h: rows are padded to the widest group
 # A row that a matrix reads is kept in float32 and rounded for groups of 32, 64 and 128: bytes, scales and sums.
 READ_BYTES = 4 + 3 + 8 * (1 / 32 + 1 / 64 + 1 / 128)
 OWN_FLOATS = 65_536  # of attention, per thread: the larger of its buffers
+KEYS = 64  # ops/cpu/attend.h: a block of them
 
 
 def memory(
@@ -55,7 +56,7 @@ def workspace_bytes(config: ModelConfig, tokens: int, threads: int, *, mtp: bool
     tests/agreement holds it to the kernels' own count.
     """
     hidden, heads, latent = padded(config.hidden_size, PAD), config.num_attention_heads, config.kv_lora_rank
-    slots, query = tokens * config.num_experts_per_tok, padded(latent + config.qk_rope_head_dim)
+    slots, query = tokens * config.num_experts_per_tok, padded(latent + config.qk_rope_head_dim, 2 * BLOCK_ROWS)
     shared = config.moe_intermediate_size * config.n_shared_experts
     inner = max(shared, config.intermediate_size if config.first_k_dense_replace else 0)
     widths = [config.hidden_size * (2 if mtp else 1), config.q_lora_rank or 1, heads * config.v_head_dim, inner]
@@ -66,5 +67,6 @@ def workspace_bytes(config: ModelConfig, tokens: int, threads: int, *, mtp: bool
     own_read = tokens * head
     head_rows = padded(max(config.qk_head_dim, config.v_head_dim))
     rows = min(tokens * heads, max(heads, OWN_FLOATS // padded(latent)))
-    own_floats = tokens * head_rows + rows * (padded(latent) + 4 * BLOCK_ROWS) + 5 * BLOCK_ROWS * query + 4 * slots
+    own_floats = tokens * head_rows + rows * (padded(latent) + query + 2 * KEYS) + 4 * slots
+    own_floats += (KEYS + KEYS // 2) * query + KEYS // 2 * padded(latent)
     return int(READ_BYTES * (read + threads * own_read) + 4 * (floats + threads * own_floats) + 16 * slots)

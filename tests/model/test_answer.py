@@ -11,7 +11,7 @@ from fathom.model import Batch, LatentCache, OneAtATime, Transformer
 from tests.model.packing import open_model
 from tests.model.tiny import CONFIG, model
 
-ROWS, PAGES = array("q", [9, 2, 13]), [[0, 1, 2], [3, 4]]
+ROWS, PAGES = array("q", [9, 2, *[13] * 20]), [[0, 1, 2], [3, 4]]
 
 
 def both(asked: object) -> list[tuple[torch.Tensor, ...]]:
@@ -67,6 +67,6 @@ def test_a_nan_and_an_infinity_count_as_numpy_counts_them() -> None:
 def test_rows_that_are_not_there_are_refused() -> None:
     packed = open_model(model(), "f32")
     cache = LatentCache(CONFIG, 1, 4, dtype=packed.compute_dtype, mtp=True)
-    for rows in ([3], [-1], [0, 1, 2, 0]):
+    for rows in ([3], [-1], [0, 1, 2, 3]):
         with pytest.raises(IndexError):
             packed.answer(torch.tensor([1, 2, 3]), Batch.paged([3], [0], [[0]], 4), cache, array("q", rows))

@@ -81,7 +81,7 @@ static void run(const team *t, void *given) {
 /* Every id, position and page that would be used to index memory. */
 static int is_sound(const model *m, const cache *c, const batch *b, const call *what) {
     int64_t row = 0;
-    if (what->module >= m->modules || what->asked > b->tokens) return 0;
+    if (what->module >= m->modules) return 0;
     for (int64_t i = 0; i < what->asked; i++)
         if (what->rows[i] < 0 || what->rows[i] >= b->tokens) return 0;
     for (int64_t s = 0; s < b->sequences; s++) {
@@ -103,7 +103,7 @@ static int is_sound(const model *m, const cache *c, const batch *b, const call *
 static int forward(const model *m, const cache *c, const batch *b, const call *what, void *space, team_pool *pool) {
     work *w;
     if (!is_sound(m, c, b, what)) return OUT_OF_RANGE;
-    lay_out(m, b->tokens, team_size(pool), space, &w);
+    lay_out(m, most(b->tokens, what->asked), team_size(pool), space, &w);
     for (int64_t s = 0, row = 0; s < b->sequences; s++)
         for (int64_t i = 0; i < b->lengths[s]; i++, row++) w->sequence[row] = s;
     for (int64_t i = 0; i < most(1, m->top_k) * b->tokens; i++) w->identity[i] = i;

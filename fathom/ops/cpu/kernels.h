@@ -67,8 +67,8 @@ typedef struct {
     const float *before;      /* [tokens, hidden]: what an MTP module joins the embeddings with */
     float *hidden;            /* [tokens, hidden]: states after the last norm */
     int64_t *chosen;          /* NULL, or [layers + modules, tokens, top_k]: the experts chosen, for those who look */
-    int64_t asked;            /* how many of those states are turned into logits */
-    const int64_t *rows;      /* [asked]: which */
+    int64_t asked;            /* how many states are turned into logits; space as for so many tokens, if more */
+    const int64_t *rows;      /* [asked]: which; one may come twice */
     float *logits;            /* [asked, head rows padded to 16] */
     int64_t *best;            /* [asked]: where each is highest, the first of equals; a NaN counts as highest */
     float *highest;           /* [asked]: how high */

@@ -159,7 +159,7 @@ class NativeModel:
         rope: Tensor, before: Tensor | None,
     ) -> Tensor:  # fmt: skip
         tokens = positions.shape[0]
-        self._reserve(tokens)
+        self._reserve(max(tokens, call.asked))
         hidden = torch.empty(tokens, self._hidden)
         each = (ctypes.c_int64 * len(lengths))(*lengths)
         cache = structs.Cache(latent.data_ptr(), rope.data_ptr(), TYPES[latent.dtype], *latent.shape[1:3])

@@ -78,11 +78,11 @@ static own_space take_own(arena *a, const model *m, int64_t tokens, const work *
     own.place = take(a, slots * 8);
     own.row = take(a, slots * 8);
     own.attention.keys = take_floats(a, KEYS * w->query_stride);
-    own.attention.turned = take_floats(a, TILE_KEYS * w->query_stride);
+    own.attention.turned = take_floats(a, 2 * LANES * w->query_stride); /* this and weights: the most of any variant */
     own.attention.side = take_floats(a, KEYS / 2 * w->sum_stride);
     own.attention.queries = take_floats(a, w->chunk_rows * w->query_stride);
     own.attention.scores = take_floats(a, w->chunk_rows * KEYS);
-    own.attention.weights = take(a, w->chunk_rows * KEYS * (int64_t)sizeof(factor));
+    own.attention.weights = (factor *)take_floats(a, w->chunk_rows * KEYS);
     own.attention.sums = take_floats(a, w->chunk_rows * w->sum_stride);
     own.attention.maximum = take_floats(a, w->chunk_rows);
     own.attention.total = take_floats(a, w->chunk_rows);
