@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -65,12 +66,14 @@ def test_a_row_has_the_same_bits_alone_and_in_company(kind: str, variant: Librar
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_variants_that_fuse_agree_to_the_bit(kind: str, library: Path, variant: Library) -> None:
-    if variant.name == "generic":
-        pytest.skip("plain C may not fuse a product with its sum")
+def test_variants_that_fuse_agree_to_the_bit(kind: str, library: Path) -> None:
+    """All but plain C, which may not fuse a product with its sum; tests/model compares whole models."""
     matrix, x = packed(kind, (130, 300)), randn(1, 19, 300)
-    plainest = next(name for name in build.variants() if name != "generic")
-    assert torch.equal(variant.product(matrix, x), Library(library, plainest).product(matrix, x))
+    found = []
+    for name in build.variants():
+        with suppress(build.Unavailable):  # this processor lacks it
+            found += [Library(library, name).product(matrix, x)] if name != "generic" else []
+    assert all(torch.equal(other, found[0]) for other in found[1:])
 
 
 @pytest.mark.parametrize("kind", ["i8", "i4"])

@@ -17,15 +17,15 @@
 #define CHUNK_FLOATS 65536 /* sums of one chunk of rows: 256 KB, so that they stay in the second cache */
 #define TILE_KEYS (SCORE_TILES * LANES)
 
-/* TURN x TURN floats, or pairs, rows `stride` apart, into columns LANES apart. */
+/* TURN floats, or pairs, of TURN keys, from the `at`th on, into columns LANES apart. */
 #if defined(__AVX2__)
 #define TURN 8
-INLINE void turn_over(const float *from, int64_t stride, float *to) {
-    for (int c = 0; c < 8; c += 4, from += 4, to += 4 * LANES) { /* four columns: rows i and i + 4 in one register */
+INLINE void turn_over(const char *const *key, int64_t at, float *to) {
+    for (int c = 0; c < 8; c += 4, at += 4, to += 4 * LANES) { /* four columns: keys i and i + 4 in one register */
         __m256 row[4], pair[4];
         for (int i = 0; i < 4; i++) {
-            __m256 upper = _mm256_castps128_ps256(_mm_loadu_ps(from + i * stride));
-            row[i] = _mm256_insertf128_ps(upper, _mm_loadu_ps(from + (i + 4) * stride), 1);
+            __m256 upper = _mm256_castps128_ps256(_mm_loadu_ps((const float *)key[i] + at));
+            row[i] = _mm256_insertf128_ps(upper, _mm_loadu_ps((const float *)key[i + 4] + at), 1);
         }
         for (int i = 0; i < 4; i += 2) {
             pair[i] = _mm256_unpacklo_ps(row[i], row[i + 1]);
@@ -39,9 +39,9 @@ INLINE void turn_over(const float *from, int64_t stride, float *to) {
 }
 #else
 #define TURN 4
-INLINE void turn_over(const float *from, int64_t stride, float *to) {
+INLINE void turn_over(const char *const *key, int64_t at, float *to) {
     for (int k = 0; k < 4; k++)
-        for (int d = 0; d < 4; d++) memcpy(to + d * LANES + k, from + k * stride + d, 4);
+        for (int d = 0; d < 4; d++) memcpy(to + d * LANES + k, key[k] + 4 * (at + d), 4);
 }
 #endif
 
@@ -56,7 +56,8 @@ typedef struct {
 /* One thread's space: a block of keys, and the rows of a chunk, row after row. Whatever is as wide as a float may also
  * hold pairs of bfloat16 numbers. */
 typedef struct {
-    float *keys;    /* [KEYS, width], as they are stored */
+    const char **latents, **ropes; /* [KEYS]: where each key's parts lie, in their pages or copied */
+    float *keys;    /* [KEYS, width]: copies, one part after the other, padded; then a key of zeros */
     float *turned;  /* [width, LANES] per 16 keys of a tile */
     float *side;    /* [KEYS / 2, wide]: the latents of two keys side by side; not used for floats */
     float *queries; /* [rows, width] */
@@ -73,20 +74,39 @@ INLINE void copy(char *restrict to, const char *restrict from, int64_t bytes) {
     for (; i < bytes; i++) to[i] = from[i];
 }
 
-/* Keys [first, first + n) of a sequence, and zeros up to the end of their tile. */
-INLINE void load_keys(int64_t kind, const attention *a, const attention_space *s, const int32_t *table, int64_t first,
+/* Whether keys can be turned over where they lie: their parts are whole runs of pairs. Floats are gathered from rows. */
+INLINE int stay_in_pages(int64_t kind, const attention *a) { return kind == BF16 && !((a->latent | a->rope) % (2 * TURN)); }
+
+/* Finds keys [first, first + n) of a sequence; zeros stand for those up to the end of their tile. */
+INLINE void find_keys(int64_t kind, const attention *a, const attention_space *s, const int32_t *table, int64_t first,
                       int64_t n) {
     int64_t size = a->pages->page_tokens, page = first / size, offset = first % size, bytes = kind == F32 ? 4 : 2;
-    int64_t padding = (a->width - a->latent - a->rope) * bytes, row = a->width * bytes;
-    char *key = (char *)s->keys;
-    for (int64_t k = 0; k < n; k++, key += row) {
+    int64_t row = a->width * bytes, in_place = stay_in_pages(kind, a), k = 0;
+    char *copied = (char *)s->keys, *zeros = copied + KEYS * row;
+    for (; k < n; k++, copied += row) {
         int64_t slot = table[page] * size + offset;
-        copy(key, stored(a->held, kind, slot * a->latent), a->latent * bytes);
-        copy(key + a->latent * bytes, stored(a->turned, kind, slot * a->rope), a->rope * bytes);
-        if (padding) memset(key + row - padding, 0, (size_t)padding);
+        s->latents[k] = stored(a->held, kind, slot * a->latent);
+        s->ropes[k] = stored(a->turned, kind, slot * a->rope);
         if (++offset == size) page++, offset = 0;
+        if (in_place) continue;
+        copy(copied, s->latents[k], a->latent * bytes);
+        copy(copied + a->latent * bytes, s->ropes[k], a->rope * bytes);
+        memset(copied + (a->latent + a->rope) * bytes, 0, (size_t)(row - (a->latent + a->rope) * bytes));
+        s->latents[k] = copied;
     }
-    memset(key, 0, (size_t)((-n & (TILE_KEYS - 1)) * row));
+    for (; k % TILE_KEYS; k++) s->latents[k] = s->ropes[k] = zeros;
+}
+
+/* A tile of keys from the `first`th on, its values, or pairs of them, in the order of queries. */
+INLINE void turn_keys(int64_t kind, const attention *a, const attention_space *s, int64_t first) {
+    int64_t steps = kind == F32 ? a->width : a->width / 2, in_place = stay_in_pages(kind, a);
+    int64_t latent = in_place ? a->latent / 2 : steps, rope = in_place ? a->rope / 2 : 0;
+    for (int64_t i = 0; i < TILE_KEYS; i += TURN) {
+        float *to = s->turned + i / LANES * steps * LANES + i % LANES;
+        for (int64_t d = 0; d < latent; d += TURN) turn_over(s->latents + first + i, d, to + d * LANES);
+        for (int64_t d = 0; d < rope; d += TURN) turn_over(s->ropes + first + i, d, to + (latent + d) * LANES);
+        if (i % LANES == 0) memset(to + (latent + rope) * LANES, 0, 4u * LANES * (size_t)(steps - latent - rope));
+    }
 }
 
 /* Sixteen values of one key and of the next, side by side. */
@@ -102,10 +122,11 @@ INLINE void side_by_side(const uint16_t *one, const uint16_t *two, uint16_t *to)
 
 /* Latents of neighbouring keys side by side, for the first n keys. */
 INLINE void pair_keys(const attention *a, const attention_space *s, int64_t n) {
-    const uint16_t *key = (const uint16_t *)s->keys;
     uint16_t *side = (uint16_t *)s->side;
-    for (int64_t k = 0; k < n; k += 2, key += 2 * a->width, side += 2 * a->wide)
-        for (int64_t d = 0; d < a->wide; d += LANES) side_by_side(key + d, key + a->width + d, side + 2 * d);
+    for (int64_t k = 0; k < n; k += 2, side += 2 * a->wide) {
+        const uint16_t *one = (const uint16_t *)s->latents[k], *two = (const uint16_t *)s->latents[k + 1];
+        for (int64_t d = 0; d < a->wide; d += LANES) side_by_side(one + d, two + d, side + 2 * d);
+    }
 }
 
 /* scores[r][16 * t + lane] = query r . key: each lane walks the width from first to last. */
@@ -147,12 +168,8 @@ INLINE void score_tile(int rows, int tiles, int64_t kind, const attention *a, co
 /* Rows [from, rows) against n keys; the scores past n are of no key. */
 INLINE void score_block(int64_t kind, const attention *a, const attention_space *s, int64_t from, int64_t rows,
                         int64_t n) {
-    int64_t steps = kind == F32 ? a->width : a->width / 2;
     for (int64_t k = 0; k < n; k += TILE_KEYS) {
-        for (int64_t i = 0; i < TILE_KEYS; i += TURN)
-            for (int64_t d = 0; d < steps; d += TURN)
-                turn_over(s->keys + (k + i) * steps + d, steps,
-                          s->turned + (i / LANES * steps + d) * LANES + i % LANES);
+        turn_keys(kind, a, s, k);
         for (int64_t r = from; r < rows; r += SCORE_ROWS) {
             switch (rows - r) {
             case 1: score_tile(1, SCORE_TILES, kind, a, s, r, k); break;
@@ -256,7 +273,7 @@ INLINE void gather_block(int64_t kind, const attention *a, const attention_space
 
 INLINE void attend_kind(int64_t kind, const attention *a, const attention_space *s, float *const *q, int64_t tokens,
                         int64_t heads, int64_t position, const int32_t *table) {
-    int64_t rows = tokens * heads, length = position + tokens;
+    int64_t rows = tokens * heads, length = position + tokens, key_bytes = a->width * (kind == F32 ? 4 : 2);
     for (int64_t r = 0; r < rows; r++) {
         s->maximum[r] = -3.0e38f, s->total[r] = 0.0f;
         if (kind == F32) memcpy(s->queries + r * a->width, q[r], sizeof(float) * (size_t)a->width);
@@ -264,10 +281,11 @@ INLINE void attend_kind(int64_t kind, const attention *a, const attention_space 
             for (int64_t d = 0; d < a->width; d++) ((factor *)s->queries)[r * a->width + d] = to_factor(q[r][d]);
     }
     memset(s->sums, 0, sizeof(float) * (size_t)(rows * a->wide));
+    memset((char *)s->keys + KEYS * key_bytes, 0, (size_t)key_bytes);
     for (int64_t first = 0; first < length; first += KEYS) {
         int64_t n = length - first < KEYS ? length - first : KEYS;
         int64_t from = first > position ? (first - position) * heads : 0; /* tokens before see none of these keys */
-        load_keys(kind, a, s, table, first, n);
+        find_keys(kind, a, s, table, first, n);
         if (kind == BF16) pair_keys(a, s, n);
         score_block(kind, a, s, from, rows, n);
         for (int64_t r = from, own = position + from / heads + 1 - first; r < rows; own++)

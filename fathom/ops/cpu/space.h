@@ -77,7 +77,9 @@ static own_space take_own(arena *a, const model *m, int64_t tokens, const work *
     own.start = take(a, (m->experts + 2) * 8);
     own.place = take(a, slots * 8);
     own.row = take(a, slots * 8);
-    own.attention.keys = take_floats(a, KEYS * w->query_stride);
+    own.attention.latents = take(a, KEYS * (int64_t)sizeof *own.attention.latents);
+    own.attention.ropes = take(a, KEYS * (int64_t)sizeof *own.attention.ropes);
+    own.attention.keys = take_floats(a, (KEYS + 1) * w->query_stride);
     own.attention.turned = take_floats(a, 2 * LANES * w->query_stride); /* this and weights: the most of any variant */
     own.attention.side = take_floats(a, KEYS / 2 * w->sum_stride);
     own.attention.queries = take_floats(a, w->chunk_rows * w->query_stride);
