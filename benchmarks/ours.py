@@ -32,18 +32,13 @@ def fathom(*arguments: str | Path | int) -> tuple[str, ...]:
     return (sys.executable, "-m", "fathom", *map(str, arguments))
 
 
-def made(shape: str, folder: Path) -> Path:
-    """The directory of the random model of a shape, made where it is missing."""
-    if not (folder / shape).is_dir():
+def made(shape: str, folder: Path, bits: int | None = None) -> Path:
+    """The directory of the random model of a shape, packed at some bits or in bfloat16, made where it is missing."""
+    found = folder / (shape if bits is None else f"{shape}-{bits}")
+    if not found.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        call(*fathom("init", shape, folder / shape, "--random", "--seed", 0))
-    return folder / shape
-
-
-def packed(model: Path, bits: int) -> Path:
-    """That model packed, each weight rounded by itself, as the peer's tools round it."""
-    if not (found := model.with_name(f"{model.name}-{bits}")).is_dir():
-        call(*fathom("convert", model, found, "--bits", bits, "--rounding", "nearest"))
+        packed = () if bits is None else ("--bits", bits)
+        call(*fathom("init", shape, found, "--random", "--seed", 0, *packed))
     return found
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from fathom.config import cache_dir
 
 ROOT = Path(__file__).resolve().parent.parent
-TOOLS = ("llama-bench", "llama-batched-bench", "llama-server", "llama-quantize")
+TOOLS = ("llama-bench", "llama-batched-bench", "llama-server")
 OPTIONS = {  # of CMake; the rest is as llama.cpp has it
     "CMAKE_BUILD_TYPE": "Release", "BUILD_SHARED_LIBS": "ON", "GGML_NATIVE": "ON",
     "LLAMA_CURL": "OFF", "LLAMA_OPENSSL": "OFF", "LLAMA_BUILD_UI": "OFF", "LLAMA_USE_PREBUILT_UI": "OFF",

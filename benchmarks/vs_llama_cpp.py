@@ -2,8 +2,8 @@
 
     python benchmarks/vs_llama_cpp.py small --bits 8 [--repeats 7] [--models DIR] [--cases decode_short,clients_16]
 
-Makes the random model, its GGUF file (llama.cpp's own llama-quantize: Q8_0 for 8 bits, Q4_0 for 4) and llama.cpp itself
-where they are missing. Writes benchmarks/results/vs_llama_cpp_<shape>_<bits>.json: tokens per second of each, ratios.
+Makes the random model, its GGUF file with the very same levels (Q8_0 for 8 bits; for 4 Q4_0, and Q8_0 where we keep 8)
+and llama.cpp itself where they are missing. Writes benchmarks/results/vs_llama_cpp_<shape>_<bits>.json: tokens per second of each, ratios.
 
     decode_short   one sequence, 128 tokens after an empty context
     decode_1024    one sequence, 64 tokens after 1,024 of context
@@ -21,12 +21,12 @@ from pathlib import Path
 
 from clients import serving
 from measure import compare, options
-from ours import LOAD, THREADS, Ours, Side, call, fathom, made, packed
+from ours import LOAD, THREADS, Ours, Side, call, fathom, made
 from peers import LlamaCpp, ensure
 
 from fathom.config import SHAPES
 
-QUANTISED = {16: "BF16", 8: "Q8_0", 4: "Q4_0"}
+FILES = {16: "BF16", 8: "Q8_0", 4: "Q4_0, some matrices Q8_0"}
 
 
 @dataclass(frozen=True)
@@ -62,25 +62,21 @@ class Theirs:
         }
 
 
-def exported(model: Path, bits: int, peer: LlamaCpp) -> Path:
-    """The GGUF file of a model, made where it is missing."""
-    plain, file = (model.with_name(f"{model.name}-{kind}.gguf") for kind in (QUANTISED[16], QUANTISED[bits]))
-    if not file.is_file() and not plain.is_file():
-        call(*fathom("convert", model, "--gguf", plain))
+def exported(model: Path) -> Path:
+    """The GGUF file of a packed model, made where it is missing."""
+    file = model.with_name(f"{model.name}.gguf")
     if not file.is_file():
-        unfinished = file.with_suffix(".partial")
-        call(peer.tool("llama-quantize"), plain, unfinished, QUANTISED[bits], THREADS)
-        unfinished.replace(file)
+        call(*fathom("convert", model, "--gguf", file))
     return file
 
 
 def main() -> None:
     args = options(__doc__).parse_args()
-    peer, model, vocabulary = ensure(), made(args.shape, args.models), SHAPES[args.shape].vocab_size
-    file = exported(model, args.bits, peer)
-    ours, theirs = Ours(packed(model, args.bits)), Theirs(peer, file)
+    peer, model, vocabulary = ensure(), made(args.shape, args.models, args.bits), SHAPES[args.shape].vocab_size
+    file = exported(model)
+    ours, theirs = Ours(model), Theirs(peer, file)
     sides = {"ours": ours.cases(vocabulary), "llama_cpp": theirs.cases(vocabulary)}
-    facts = {"peer": peer.release, "gguf": QUANTISED[args.bits], "gguf_bytes": file.stat().st_size}
+    facts = {"peer": peer.release, "gguf": FILES[args.bits], "gguf_bytes": file.stat().st_size}
     compare("vs_llama_cpp", sides, facts, args)
 
 

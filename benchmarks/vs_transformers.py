@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from measure import compare, options
-from ours import THREADS, Ours, made, packed
+from ours import THREADS, Ours, made
 from peers import pinned
 
 from fathom.config import SHAPES
@@ -69,7 +69,8 @@ def main() -> None:
     chosen = best(model, args.dtypes.split(","), cases)
     running = {dtype: Theirs(model, dtype) for dtype, _ in set(chosen.values())}
     theirs = {case: partial(running[dtype], case, backend) for case, (dtype, backend) in chosen.items()}
-    sides = {"ours": Ours(packed(model, args.bits)).cases(SHAPES[args.shape].vocab_size), "transformers": theirs}
+    ours = Ours(made(args.shape, args.models, args.bits)).cases(SHAPES[args.shape].vocab_size)
+    sides = {"ours": ours, "transformers": theirs}
     facts = {"peer": f"transformers {pinned('transformers')}, torch {pinned('torch')}", "chosen": chosen}
     compare("vs_transformers", sides, facts, args)
     for peer in running.values():

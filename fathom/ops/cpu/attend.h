@@ -47,7 +47,7 @@ INLINE void turn_over(const char *const *key, int64_t at, float *to) {
 
 typedef struct {
     int64_t latent, rope;  /* widths */
-    int64_t width, wide;   /* of a query and a key: both parts, padded to 2 * LANES; of a sum: latent, padded to LANES */
+    int64_t width, wide;   /* of a query and a key: both parts, padded to 2 * LANES; of a sum: padded latent */
     const cache *pages;
     const void *held, *turned; /* this layer's pages */
     float scale;
@@ -74,8 +74,10 @@ INLINE void copy(char *restrict to, const char *restrict from, int64_t bytes) {
     for (; i < bytes; i++) to[i] = from[i];
 }
 
-/* Whether keys can be turned over where they lie: their parts are whole runs of pairs. Floats are gathered from rows. */
-INLINE int stay_in_pages(int64_t kind, const attention *a) { return kind == BF16 && !((a->latent | a->rope) % (2 * TURN)); }
+/* Whether keys can be turned over where they lie: both parts are whole runs of pairs. Floats are read from copies. */
+INLINE int stay_in_pages(int64_t kind, const attention *a) {
+    return kind == BF16 && (a->latent | a->rope) % (2 * TURN) == 0;
+}
 
 /* Finds keys [first, first + n) of a sequence; zeros stand for those up to the end of their tile. */
 INLINE void find_keys(int64_t kind, const attention *a, const attention_space *s, const int32_t *table, int64_t first,

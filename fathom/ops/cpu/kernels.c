@@ -113,7 +113,7 @@ static int forward(const model *m, const cache *c, const batch *b, const call *w
     return OK;
 }
 
-/* --- a product of its own: the head, and checks ---------------------------------------------------------------------- */
+/* --- a product of its own: the head, and checks ------------------------------------------------------------------- */
 
 typedef struct {
     const matrix *m;

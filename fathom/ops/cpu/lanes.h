@@ -1,7 +1,8 @@
 /* Sixteen float lanes and sixteen integer lanes, however the machine groups them: one for each row of a packed block.
  *
  * Every variant adds in the same order, and all but the generic one fuse multiply and add: AVX2, AVX-512 and NEON give
- * the same bits. A `part` is one register of a block's 16 rows, PARTS of them a block. A variant chooses how many rows and keys its kernels hold in registers, never the order of a sum. */
+ * the same bits. A `part` is one register of a block's 16 rows, PARTS of them a block.
+ * A variant chooses how many rows and keys its kernels hold in registers, never the order of a sum. */
 #ifndef FATHOM_LANES_H
 #define FATHOM_LANES_H
 

@@ -56,7 +56,7 @@ static void add_product(const team *t, const job *j, const matrix *m, const acti
     }
 }
 
-/* --- attention: each head belongs to one thread, from its query to its values --------------------------------------- */
+/* --- attention: each head is one thread's, from its query to its values ------------------------------------ */
 
 /* This thread's tokens: normalised latents and rotated keys into their slots, query latents normalised. */
 static void latents(const team *t, const job *j, const layer *l, int64_t place) {
@@ -192,7 +192,7 @@ static void attention_block(const team *t, const job *j, const layer *l, int64_t
     team_wait(t);
 }
 
-/* --- feed-forward: chunks of an expert's rows or columns are jobs that whoever is free takes ------------------------- */
+/* --- feed-forward: chunks of an expert's rows or columns are jobs that whoever is free takes ---------------------- */
 
 #define CHUNK_BLOCKS 8 /* 128 rows of a matrix, the widest group of the next one's columns */
 

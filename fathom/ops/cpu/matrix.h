@@ -126,7 +126,8 @@ INLINE void blocks_of_floats(int rows, int blocks, int kind, const matrix *m, in
     const char *w[4];
     const float *x[FLOAT_ROWS];
     lanes sum[FLOAT_ROWS > 4 ? FLOAT_ROWS : 4];
-    for (int b = 0; b < blocks; b++) w[b] = (const char *)m->data + (block + b) * columns * BLOCK * (kind == F32 ? 4 : 2);
+    int64_t bytes = columns * BLOCK * (kind == F32 ? 4 : 2);
+    for (int b = 0; b < blocks; b++) w[b] = (const char *)m->data + (block + b) * bytes;
     for (int r = 0; r < rows; r++) x[r] = a->values + row[r] * a->stride;
 #pragma GCC unroll 8
     for (int i = 0; i < rows * blocks; i++) sum[i] = lanes_set(0.0f);
