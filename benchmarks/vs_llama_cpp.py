@@ -3,7 +3,8 @@
     python benchmarks/vs_llama_cpp.py small --bits 8 [--repeats 7] [--models DIR] [--cases decode_short,clients_16]
 
 Makes the random model, its GGUF file with the very same levels (Q8_0 for 8 bits; for 4 Q4_0, and Q8_0 where we keep 8)
-and llama.cpp itself where they are missing. Writes benchmarks/results/vs_llama_cpp_<shape>_<bits>.json: tokens per second of each, ratios.
+and llama.cpp itself where they are missing. Writes benchmarks/results/vs_llama_cpp_<shape>_<bits>.json: tokens per
+second of each, ratios.
 
     decode_short   one sequence, 128 tokens after an empty context
     decode_1024    one sequence, 64 tokens after 1,024 of context
