@@ -1,0 +1,80 @@
+"""A deployment, described: which pools of replicas serve a model, each in which layout. One TOML file.
+
+    model = "nano"
+
+    [[pool]]
+    name = "decode"
+    layout = { dp = 2, ep = 2 }
+    replicas = 2
+
+    [engine]
+    max_sequences = 64
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fathom.config import build, read_toml
+from fathom.errors import ConfigError
+from fathom.layout import Layout
+
+Role = Literal["both", "prefill", "decode"]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Replicas that do the same work in the same layout.
+
+    Fields: role: what its replicas compute of a request. redundant_experts: copies of busy experts per layer, shared
+            out over the ranks of a replica. eplb: whether they follow the load. hardware: what a rank runs on, by the
+            planner's name; only the planner reads it.
+    """
+
+    name: str = "main"
+    role: Role = "both"
+    replicas: int = 1
+    layout: Layout = Layout()
+    redundant_experts: int = 0
+    eplb: Literal["off", "auto", "manual"] = "off"
+    hardware: str = ""
+
+    def __post_init__(self) -> None:
+        if self.replicas < 1:
+            raise ConfigError(f"replicas is {self.replicas}; it must be at least 1.")
+        if self.redundant_experts < 0:
+            raise ConfigError(f"redundant_experts is {self.redundant_experts}; it must be at least 0.")
+
+
+@dataclass(frozen=True)
+class Deploy:
+    """Fields: engine: settings of every engine, as `fathom serve` has them. router: how requests find a replica."""
+
+    model: str
+    pool: tuple[Pool, ...] = (Pool(),)
+    engine: dict[str, Any] = field(default_factory=dict)
+    router: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        twice = [name for name, count in Counter(pool.name for pool in self.pool).items() if count > 1]
+        if twice:
+            raise ConfigError(f"two pools are called {twice[0]!r}; give each a name of its own.")
+        roles = {pool.role for pool in self.pool}
+        if roles in ({"prefill"}, {"decode"}):
+            raise ConfigError(f"every pool has role {roles.pop()!r}; prefill and decode need each other, or use both.")
+        if not roles:
+            raise ConfigError("there is no [[pool]]; add one.")
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of all replicas together."""
+        return sum(pool.replicas * pool.layout.world_size for pool in self.pool)
+
+
+def read_deploy(path: str | Path, overrides: Sequence[str] = ()) -> Deploy:
+    """The deployment in a TOML file. Raises: ConfigError: a key is unknown, or a value does not fit."""
+    return build(Deploy, read_toml(path, overrides), str(path))
