@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from fathom.config import ModelConfig
-from fathom.cost import mtp_layers
+from fathom.layout import Shard
 from fathom.model.answer import Answer
 from fathom.model.cache import Batch, LatentCache, int_tensor
 from fathom.model.rope import Rotary
-from fathom.ops.packed import PackedModel, Weights, open_packed
+from fathom.ops.packed import PackedModel, Peers, Weights, open_packed
 from fathom.ops.packing import PackedMatrix
 
 EXACT = {"f32": torch.float32}  # what the cache holds beside weights of this kind; bfloat16 beside all others
@@ -30,22 +30,30 @@ class PackedTransformer:
 
     device = torch.device("cpu")
 
-    def __init__(self, config: ModelConfig, weights: Weights, kernels: PackedModel) -> None:
-        self.config = config
+    def __init__(
+        self, config: ModelConfig, weights: Weights, kernels: PackedModel, shard: Shard | None = None
+    ) -> None:
+        self.config, self.shard = config, shard or Shard.whole(config)
         self.kernels = kernels
-        projection = weights["model.layers.0.self_attn.o_proj.weight"]
+        projection = weights[f"model.layers.{self.shard.layers.start}.self_attn.o_proj.weight"]
         assert isinstance(projection, PackedMatrix), "projections are packed"
         self.kind = projection.kind
         self.compute_dtype = EXACT.get(self.kind, torch.bfloat16)
-        self.mtp_modules = sum(f"model.layers.{i}.eh_proj.weight" in weights for i in mtp_layers(config))
+        self.mtp_modules = sum(f"model.layers.{i}.eh_proj.weight" in weights for i in self.shard.mtp_layers)
         self.weight_bytes = sum(w.nbytes for w in weights.values())
 
     @staticmethod
-    def open(config: ModelConfig, weights: Weights, threads: int | None = None) -> PackedTransformer | None:
-        """The model on this machine's kernels; None, said once, if it has none. threads: None is as many as torch's."""
-        positions = torch.arange(config.max_position_embeddings)
-        kernels = open_packed(config, weights, Rotary(config)(positions), threads or torch.get_num_threads())
-        return None if kernels is None else PackedTransformer(config, weights, kernels)
+    def open(
+        config: ModelConfig, weights: Weights, threads: int | None = None, shard: Shard | None = None,
+        peers: Peers | None = None,
+    ) -> PackedTransformer | None:  # fmt: skip
+        """The model on this machine's kernels; None, said once, if it has none.
+
+        Args: threads: None is as many as torch's. shard: the part that `weights` are; None: all. peers: have the rest.
+        """
+        turn = Rotary(config)(torch.arange(config.max_position_embeddings))
+        kernels = open_packed(config, weights, turn, threads or torch.get_num_threads(), shard, peers)
+        return None if kernels is None else PackedTransformer(config, weights, kernels, shard)
 
     @property
     def numerics(self) -> str:
