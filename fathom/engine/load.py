@@ -15,7 +15,9 @@ from fathom.checkpoint.pack import Wanted
 from fathom.config import ModelConfig, find_model
 from fathom.cost import cache_bytes_per_token
 from fathom.errors import ConfigError
+from fathom.layout import Layout, Shard
 from fathom.model import Model, OneAtATime, PackedTransformer, Transformer
+from fathom.ops.packed import Peers
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +83,36 @@ def load_model(
     model.load_state_dict(unpacked(weights, config))
     model.eval().requires_grad_(False)
     return OneAtATime(model) if exact else model
+
+
+def load_part(
+    name_or_dir: str | Path,
+    layout: Layout,
+    rank: int,
+    meet: Callable[[Shard], Peers],
+    *,
+    bits: str | int = "auto",
+    mtp: bool | None = None,
+    threads: int = 1,
+    load: str = "map",
+    progress: Callable[[int, int], None] | None = None,
+) -> PackedTransformer:
+    """What `rank` of `layout` owns of a model; nothing else is read of its files.
+
+    Args:   meet: gives the peers that have the rest; called once the weights are here. The others as in `load_model`.
+    Raises: ConfigError, CheckpointError: it cannot be used, or divided like this.
+    """
+    kind, copy, directory = read_bits(bits), read_load(load), find_model(name_or_dir)
+    config = ModelConfig.read(directory)
+    modules = 0 if mtp is False else _mtp_layers(directory, config, needed=mtp is True)
+    config = replace(config, num_nextn_predict_layers=modules)
+    shard = Shard(config, layout, rank)
+    weights = load_packed(directory, config, kind=kind, mtp=modules > 0, copy=copy, shard=shard, progress=progress)
+    packed = PackedTransformer.open(config, weights, threads, shard, meet(shard))
+    if packed is None:
+        raise ConfigError("several ranks need the native kernels; `fathom doctor` says why there are none.")
+    torch.set_num_threads(1)
+    return packed
 
 
 def _mtp_layers(directory: Path, config: ModelConfig, *, needed: bool) -> int:

@@ -58,6 +58,14 @@ class Peers(Protocol):
         """
         ...
 
+    def receive(self, rows: int) -> Tensor:
+        """States [rows, hidden] that the stage before this one passes on."""
+        ...
+
+    def send(self, x: Tensor) -> None:
+        """Pass states [rows, hidden] on to the next stage."""
+        ...
+
     def combine(self, given: Tensor, due: Tensor) -> None:
         """Send results [pairs, hidden] back to whose rows they are; fill `due` [tokens * top_k, hidden]."""
         ...

@@ -56,7 +56,22 @@ class Ranks:
         load, self.load = self.load, {}
         return load
 
-    # -- what kernels ask ----------------------------------------------------------------------------------------------
+    # -- between stages --------------------------------------------------------------------------------------------
+
+    def receive(self, rows: int) -> Tensor:
+        x = torch.empty(rows, self.shard.config.hidden_size)
+        if rows:
+            self._ask("receive", -1)
+            dist.recv(x, self.groups.before)
+        return x
+
+    def send(self, x: Tensor) -> None:
+        if len(x):
+            self._ask("send", -1)
+            assert self.groups.after is not None, "the last stage passes nothing on"
+            dist.send(x.contiguous(), self.groups.after)
+
+    # -- what kernels ask ------------------------------------------------------------------------------------------
 
     def begin(self, tokens: int) -> int:
         group = self.groups.ep
@@ -126,7 +141,7 @@ class Ranks:
         _exchange(back, given, self._back, self._forth, group)
         due[self._order] = back
 
-    # -- how ------------------------------------------------------------------------------------------------------------
+    # -- how -------------------------------------------------------------------------------------------------------
 
     def _results(self, owner: Tensor, ours: Tensor, places: list[int], token: Tensor) -> None:
         """Remember whose the results are: those computed here by sender, ours by the rank that computes them."""

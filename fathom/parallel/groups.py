@@ -49,7 +49,9 @@ def joined(shard: Shard, meeting: Meeting, backend: str = "gloo") -> Iterator[Gr
     Raises: RuntimeError, from torch: not all came within the timeout.
     """
     layout, rank, timeout = shard.layout, shard.rank, timedelta(seconds=meeting.timeout_s)
-    store = dist.TCPStore(meeting.host, meeting.port, layout.world_size, is_master=rank == 0, timeout=timeout)
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        meeting.host, meeting.port, layout.world_size, is_master=rank == 0, timeout=timeout
+    )
     dist.init_process_group(backend, store=store, rank=rank, world_size=layout.world_size, timeout=timeout)
     try:
         tp = _own([tp_ranks(layout, first) for first in range(0, layout.world_size, layout.tp)], rank, timeout)

@@ -215,9 +215,9 @@ class NativeModel:
         return structs.Model(
             hidden=config.hidden_size, heads=len(shard.heads), all_heads=config.num_attention_heads,
             nope=config.qk_nope_head_dim, rope=config.qk_rope_head_dim, value=config.v_head_dim,
-            latent=config.kv_lora_rank, q_rank=config.q_lora_rank or 0, vocabulary=config.vocab_size, layers=len(shard.layers),
-            modules=len(modules), begins=shard.pp_rank == 0, ends=shard.has_head, experts=config.n_routed_experts,
-            held=len(shard.experts), top_k=config.num_experts_per_tok,
+            latent=config.kv_lora_rank, q_rank=config.q_lora_rank or 0, vocabulary=config.vocab_size,
+            layers=len(shard.layers), modules=len(modules), begins=shard.pp_rank == 0, ends=shard.has_head,
+            experts=config.n_routed_experts, held=len(shard.experts), top_k=config.num_experts_per_tok,
             groups=config.n_group if grouped else 1, top_groups=config.topk_group if grouped else 1,
             best_two=config.topk_method == "noaux_tc", softmax=config.scoring_func == "softmax",
             normalise=config.norm_topk_prob and config.num_experts_per_tok > 1,
