@@ -1,7 +1,10 @@
 """How many rows each expert received of late, and whether another placement would be worth its moves.
 
-window = LoadWindow(layers, experts)      window.add(counts)      after every step, or every so many
-policy.propose(window, placements, steps_since_move, groups=..., nodes=...)      -> Proposal or None
+    window = LoadWindow(layers, experts)
+    window.add(counts)                                              after every step, or every so many
+    policy.propose(window, placements, steps, groups=n_group)       a Proposal, or None: stay
+
+Pure arithmetic: the engine counts, and carries the moves out.
 """
 
 from __future__ import annotations
