@@ -86,7 +86,8 @@ class Request(msgspec.Struct, frozen=True):
     """What a client asks of the engine.
 
     Fields: cache_salt: keeps its cached pages apart from those with another salt. streamed: whether somebody reads
-            along; where nobody does, only the end counts, not the time between tokens.
+            along; where nobody does, only the end counts, not the time between tokens. emitted_token_ids: tokens of
+            its reply that somebody has already, from an engine that is gone: this one goes on after them.
     """
 
     id: str
@@ -95,6 +96,7 @@ class Request(msgspec.Struct, frozen=True):
     arrival_s: float = 0.0
     cache_salt: str = ""
     streamed: bool = True
+    emitted_token_ids: tuple[int, ...] = ()
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -194,6 +196,21 @@ class Sequence:
         """Tokens before the end of thinking is forced; None if nothing limits it, or it has ended."""
         thinking = self.request.params.thinking
         return None if thinking is None or self.thought else max(0, thinking.budget_tokens - self.output_tokens)
+
+    def resume(self, eos_token_ids: frozenset[int]) -> None:
+        """Take in the tokens that another engine sampled for this request: from here on all is as if here.
+
+        Raises: RequestError: one of them ended the reply; there is nothing left to do.
+        """
+        for at, token_id in enumerate(self.request.emitted_token_ids):
+            self.append(token_id, eos_token_ids)
+            if self.finish_reason is not None:
+                raise RequestError(
+                    f"token {at} of the {len(self.request.emitted_token_ids)} emitted ones, {token_id}, ended the reply"
+                    f" ({self.finish_reason}); only a reply that has not ended can be resumed.",
+                    param="emitted_token_ids",
+                    code="already_ended",
+                )
 
     def append(self, token_id: int, eos_token_ids: frozenset[int]) -> None:
         """Add a sampled token and decide whether it was the last."""

@@ -81,9 +81,9 @@ class Scheduler:
         return tuple(self._accepted[depth] for depth in range(len(self._drafted)))
 
     def add(self, request: Request) -> None:
-        """Queue a request.
+        """Queue a request; one with emitted tokens goes on after them, and its outputs hold only what is new.
 
-        Raises: RequestError: its id is taken, its prompt is empty, or it could never fit.
+        Raises: RequestError: its id is taken, its prompt is empty, it could never fit, or it has ended already.
         """
         prompt, limit = request.prompt_token_ids, self.config.context_tokens
         if request.id in self.live:
@@ -98,8 +98,9 @@ class Scheduler:
                 code="context_length_exceeded",
             )
         key = (self.steps + request.params.priority * self.config.priority_steps, self._added)
-        self._added += 1
         sequence = Sequence(request=request, key=key, tokens=list(prompt))
+        sequence.resume(self.eos_token_ids)
+        self._added += 1
         self.live[request.id] = sequence
         insort(self.waiting, sequence, key=_key)
 
@@ -235,7 +236,7 @@ class Scheduler:
         before = sequence.computed
         restored, more = self.tables.reuse(sequence, self._budget.pages)
         self._budget.spend_pages(restored)
-        if sequence.preemptions == 0:
+        if sequence.preemptions == 0 and not sequence.request.emitted_token_ids:
             sequence.cached_tokens += sequence.computed - before
             self.prefix_hit_tokens += sequence.computed - before
         return not more

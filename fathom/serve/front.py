@@ -37,7 +37,7 @@ class Front:
     @property
     def context(self) -> int:
         """The longest prompt with its reply [tokens]. Raises: ApiError: 503 until the model is loaded."""
-        if self.client.facts is None or self.client.state != "ready":
+        if self.client.facts is None or self.client.state not in ("ready", "restarting"):
             raise unavailable(self.client, WorkerError(f"the engine is {self.client.state}"))
         return self.client.facts.context
 

@@ -24,6 +24,7 @@ from fathom.serve.client import EngineClient
 from fathom.serve.front import Front, Limits
 from fathom.serve.guard import Access
 from fathom.serve.served import ServedModel
+from fathom.serve.transport import WORKER, Spawned
 
 BACKLOG = 2048
 
@@ -86,7 +87,7 @@ class Server:
             spill_path=config.spill_path,
             spill_bytes=config.spill_bytes,
         )
-        self.client = EngineClient(hello) if command is None else EngineClient(hello, command=command)
+        self.client = EngineClient(hello, via=Spawned(command or WORKER))
         self.front = Front(served, self.client, config.limits)
         self._socket = bind(config.host, config.port)
         self.port: int = self._socket.getsockname()[1]

@@ -1,10 +1,16 @@
-"""What the front and the engine worker say to each other: typed frames over one private socket.
+"""What the front and the engine worker say to each other: typed frames over one private socket, or over TCP.
 
 A frame is four bytes of length (big endian) and one msgpack map whose `type` names the message. Nothing here can run
 code on arrival: msgspec builds the structs below and refuses everything else. Text never crosses; token ids do.
 
-    front  -> worker   Hello, then Add | Abort | Shutdown
-    worker -> front    Ready, then Tokens | Refused | Stats; Failed when it cannot go on
+    front  -> worker   Hello, then Add | Abort | Ping | Shutdown
+    worker -> front    Ready, then Tokens | Refused | Stats | Pong; Failed when it cannot go on
+
+Before that, over TCP only, the worker sends a Challenge and the front its Answer (see secret.py).
+
+Each second the front sends a Ping, which a thread of the worker answers at once, also in the middle of a step or of
+loading. `Hello.silent_beats` of them without a word from the other side, and that side counts as gone: nobody waits
+longer for a host that was cut off or a process that was stopped.
 """
 
 from __future__ import annotations
@@ -18,6 +24,8 @@ from fathom.batching.request import Output, Request
 LENGTH_BYTES = 4
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 """A prompt of a million tokens is 5 MB; more than this is a mistake, not a message."""
+MAX_ANSWER_BYTES = 1024
+"""From somebody who has not shown yet that he may talk to the worker."""
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", omit_defaults=True):
@@ -25,7 +33,11 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
 
 
 class Hello(Message, frozen=True, tag="hello"):
-    """The first frame: which model to load, and the limits the engine shall keep. None: the engine's own default."""
+    """The first frame: which model to load, and the limits the engine shall keep. None: the engine's own default.
+
+    Fields: layout: pp, dp, tp and ep of the ranks behind the worker; None is one rank. beat_s: time between two Pings
+            [s]. silent_beats: how many of them may go by without a word; times `beat_s`, the one timeout there is.
+    """
 
     model: str
     threads: int | None = None
@@ -38,6 +50,9 @@ class Hello(Message, frozen=True, tag="hello"):
     spec: str | None = None
     spill_path: str | None = None
     spill_bytes: int | None = None
+    layout: tuple[int, int, int, int] | None = None
+    beat_s: float = 1.0
+    silent_beats: int = 10
 
 
 class Add(Message, frozen=True, tag="add"):
@@ -53,6 +68,26 @@ class Abort(Message, frozen=True, tag="abort"):
     """Stop a request and free its pages; an unknown id is ignored (it may have just finished)."""
 
     request_id: str
+
+
+class Answer(Message, frozen=True, tag="answer"):
+    """The proof that the front knows the secret."""
+
+    proof: bytes
+
+
+class Ping(Message, frozen=True, tag="ping"):
+    """Are you there?"""
+
+
+class Pong(Message, frozen=True, tag="pong"):
+    """The answer to a Ping."""
+
+
+class Challenge(Message, frozen=True, tag="challenge"):
+    """A worker that listens on a network asks who is there."""
+
+    nonce: bytes
 
 
 class Shutdown(Message, frozen=True, tag="shutdown"):
@@ -123,12 +158,13 @@ class Failed(Message, frozen=True, tag="failed"):
     exit_code: int = 1
 
 
-ToWorker = Hello | Add | Abort | Shutdown
-ToFront = Ready | Tokens | Refused | Stats | Failed
+ToWorker = Hello | Add | Abort | Ping | Shutdown
+ToFront = Ready | Tokens | Refused | Stats | Failed | Pong | Challenge
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker = msgspec.msgpack.Decoder(ToWorker)
 _to_front = msgspec.msgpack.Decoder(ToFront)
+_answer = msgspec.msgpack.Decoder(Answer)
 
 
 def pack(message: Message) -> bytes:
@@ -139,14 +175,14 @@ def pack(message: Message) -> bytes:
     return len(body).to_bytes(LENGTH_BYTES, "big") + body
 
 
-def frame_bytes(header: bytes) -> int:
+def frame_bytes(header: bytes, most: int = MAX_FRAME_BYTES) -> int:
     """Length of the body that follows this header.
 
     Raises: ValueError: the peer does not speak this protocol.
     """
     size = int.from_bytes(header, "big")
-    if not 0 < size <= MAX_FRAME_BYTES:
-        raise ValueError(f"the frame header says {size} bytes; it must be 1 to {MAX_FRAME_BYTES}")
+    if not 0 < size <= most:
+        raise ValueError(f"the frame header says {size} bytes; it must be 1 to {most}")
     return size
 
 
@@ -158,3 +194,8 @@ def unpack_to_worker(body: bytes) -> ToWorker:
 def unpack_to_front(body: bytes) -> ToFront:
     """The message in a frame body that the worker sent."""
     return _to_front.decode(body)
+
+
+def unpack_answer(body: bytes) -> Answer:
+    """The answer to a Challenge, and nothing else."""
+    return _answer.decode(body)

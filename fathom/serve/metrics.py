@@ -77,6 +77,8 @@ class Metrics:
             "spec_decode_num_accepted_tokens_per_pos_total", "Tokens guessed right, by how far ahead (0: the next one)."
         )
         self.restarts = self._counter("engine_restarts_total", "Times the engine worker was started again.")
+        self.resumed = self._counter("requests_resumed_total", "Times a request went on after its engine had died.")
+        self.poisoned = self._counter("requests_poisoned_total", "Requests found to kill the engine, and ended.")
         self.preemptions = self._gauge("preemptions", "Preemptions since the engine started.")
         self.running = self._gauge("requests_running", "Sequences in the batch.")
         self.waiting = self._gauge("requests_waiting", "Sequences waiting for pages or for their turn.")

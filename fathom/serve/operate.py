@@ -91,6 +91,8 @@ async def metrics(http: HttpRequest) -> Response:
         series.accepted_at.set(count, position=str(position))
     series.in_flight.set(front.client.in_flight)
     series.restarts.set(front.client.restarts)
+    series.resumed.set(front.client.resumed)
+    series.poisoned.set(front.client.poisoned)
     series.ready.set(1 if front.client.state == "ready" else 0)
     return Response(series.render(), headers={"content-type": prometheus.CONTENT_TYPE})
 

@@ -17,8 +17,9 @@ from typing import Literal
 
 from fathom.batching.request import Output, Request, TokenLogprob, leaves_thinking_open
 from fathom.errors import EngineError, InputError, RequestError, WorkerError
-from fathom.serve.client import Arrival, EngineClient, Inbox
+from fathom.serve.client import EngineClient
 from fathom.serve.errors import ApiError
+from fathom.serve.ledger import Arrival, Inbox
 from fathom.serve.metrics import Metrics
 from fathom.serve.parsers import SegmentParser, StopFilter
 from fathom.tokenizer import Tokenizer
@@ -196,10 +197,10 @@ class Exchange:
 
     def close(self, reason: str = "disconnect") -> None:
         """Leave nothing running; `reason` is for the metrics and only counts if something did run."""
-        for request_id in self._open:
-            self._client.abort(request_id)
         if self._open:
             self._metrics.aborted.add(1, reason=reason)
+        for request_id in self._open:
+            self._client.abort(request_id)
         self._open = {}
 
     def _take(self, arrival: Arrival) -> Delta | None:
@@ -212,7 +213,7 @@ class Exchange:
         if isinstance(event, RequestError):
             raise ApiError(400, str(event), param=event.param, code=event.code)
         if isinstance(event, EngineError):
-            raise ApiError(500, str(event), code="engine_error")
+            raise ApiError(500, str(event), code=event.code)
         if not isinstance(event, Output):
             raise unavailable(self._client, event)
         now = time.monotonic()

@@ -2,14 +2,18 @@
 
 Started by the front as `python -m fathom.serve.worker FD`, where FD is its end of a socket pair. A thread reads the
 socket, so that the end of the front ends this process too, at once, even in the middle of loading a model or of a step.
+
+Or started by somebody else with `--listen HOST:PORT --secret FILE`, for a front on another machine. Then the model
+stays when a front goes, its requests do not: the front that comes next brings those that are to go on.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import hashlib
 import logging
 import os
-import queue
 import signal
 import socket
 import sys
@@ -28,6 +32,8 @@ from fathom.batching.request import Output, Request
 from fathom.batching.scheduler import Scheduler
 from fathom.errors import EngineError, FathomError, RequestError
 from fathom.serve import messages
+from fathom.serve.connection import Connection, Door, Gone
+from fathom.serve.secret import read_secret
 
 log = logging.getLogger(__name__)
 
@@ -103,34 +109,74 @@ def joined(parts: Sequence[Output]) -> Output:
     )
 
 
-def serve(connection: socket.socket, load: Load) -> int:
-    """Greet, load, then work until told to leave; returns the exit code."""
-    inbox: queue.SimpleQueue[messages.ToWorker] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(connection, inbox), name="socket reader", daemon=True).start()
-    hello = inbox.get()
+def serve(sock: socket.socket, load: Load) -> int:
+    """Serve the front that started this process, and leave when it does; returns the exit code."""
+    connection = Connection(sock)
+    threading.Thread(target=_read, args=(connection,), name="socket reader", daemon=True).start()
+    with contextlib.suppress(Gone):
+        try:
+            engine, facts = load(greeted(connection))
+        except FathomError as error:
+            connection.send(messages.Failed(str(error), error.exit_code))
+            return error.exit_code
+        connection.send(facts)
+        _work(connection, engine)
+    return 0
+
+
+def _read(connection: Connection) -> None:
+    connection.read()
+    os._exit(0)  # not sys.exit: the main thread may be deep in a forward pass, and nobody is left to read its result
+
+
+def listen(door: Door, load: Load) -> int:
+    """Serve one front after another, all with the model that the first one asked for; returns the exit code."""
+    loaded: tuple[messages.Hello, Steps, messages.Ready] | None = None
+    while True:
+        connection = door.next()
+        with contextlib.suppress(Gone):
+            hello = greeted(connection)
+            if loaded is None:
+                try:
+                    loaded = (hello, *load(hello))
+                except FathomError as error:
+                    connection.send(messages.Failed(str(error), error.exit_code))
+                    return error.exit_code
+            asked, engine, facts = loaded
+            if hello != asked:
+                text = f"this worker has loaded {asked.model} with other settings than are asked for; start it again."
+                connection.send(messages.Failed(text, 2))
+                connection.close()
+                continue
+            connection.send(facts)
+            _work(connection, engine)
+            return 0
+        if loaded is not None:
+            for request_id in list(loaded[1].scheduler.live):
+                loaded[1].abort(request_id)
+
+
+def greeted(connection: Connection) -> messages.Hello:
+    """The first message. Raises: Gone: the front left. ValueError: it said something else."""
+    hello = connection.next()
     if not isinstance(hello, messages.Hello):
         raise ValueError(f"the first frame is {type(hello).__name__}; it must be Hello")
-    try:
-        engine, facts = load(hello)
-        connection.sendall(messages.pack(facts))
-    except FathomError as error:
-        connection.sendall(messages.pack(messages.Failed(str(error), error.exit_code)))
-        return error.exit_code
-    return _work(connection, inbox, engine)
+    return hello
 
 
-def _work(connection: socket.socket, inbox: queue.SimpleQueue[messages.ToWorker], engine: Steps) -> int:
+def _work(connection: Connection, engine: Steps) -> None:
+    """Step the engine until told to leave. Raises: Gone: the front left."""
     reported_s, idle, gathering = 0.0, False, Gathering()
     while True:
-        while not inbox.empty() or not engine.has_work:
-            if not engine.has_work and not idle and inbox.empty():
-                connection.sendall(messages.pack(_stats(engine.scheduler)))
+        while not connection.inbox.empty() or not engine.has_work:
+            if not engine.has_work and not idle and connection.inbox.empty():
+                connection.send(_stats(engine.scheduler))
                 idle = True
-            message = inbox.get()
+            message = connection.next()
             if isinstance(message, messages.Shutdown):
-                return 0
+                return
             for refused in _take(engine, message, gathering):
-                connection.sendall(messages.pack(refused))
+                connection.send(refused)
         idle = False
         started_s = time.perf_counter()
         try:
@@ -140,9 +186,9 @@ def _work(connection: socket.socket, inbox: queue.SimpleQueue[messages.ToWorker]
             continue
         now_s = time.perf_counter()
         if due := gathering.pass_on(outputs):
-            connection.sendall(messages.pack(messages.Tokens(due, now_s - started_s)))
+            connection.send(messages.Tokens(due, now_s - started_s))
         if now_s - reported_s >= STATS_EVERY_S:
-            connection.sendall(messages.pack(_stats(engine.scheduler)))
+            connection.send(_stats(engine.scheduler))
             reported_s = now_s
 
 
@@ -161,14 +207,14 @@ def _take(engine: Steps, message: messages.ToWorker, gathering: Gathering) -> It
                 yield messages.Refused(request.id, str(error), param=error.param, code=error.code)
 
 
-def _give_up(connection: socket.socket, engine: Steps, error: EngineError, gathering: Gathering) -> None:
-    """A step that failed: which request is at fault is not known, so all that were running in it end."""
+def _give_up(connection: Connection, engine: Steps, error: EngineError, gathering: Gathering) -> None:
+    """A step that failed: which request is at fault is not known, so all that were running in it are given back."""
     log.error("step failed: %s", error)
     for sequence in list(engine.scheduler.running):
         engine.abort(sequence.request.id)
         gathering.end(sequence.request.id)
-        refused = messages.Refused(sequence.request.id, str(error), fault="engine")
-        connection.sendall(messages.pack(refused))
+        connection.send(messages.Refused(sequence.request.id, str(error), fault="engine"))
+    connection.send(_stats(engine.scheduler))  # that was all of it: the front may decide what to try next
 
 
 def _stats(scheduler: Scheduler) -> messages.Stats:
@@ -188,19 +234,6 @@ def _stats(scheduler: Scheduler) -> messages.Stats:
         drafted_by_depth=scheduler.drafted_by_depth,
         accepted_by_depth=scheduler.accepted_by_depth,
     )
-
-
-def _read(connection: socket.socket, inbox: queue.SimpleQueue[messages.ToWorker]) -> None:
-    """Move frames from the socket to the queue; when the front is gone, so is this process."""
-    try:
-        with connection.makefile("rb") as stream:
-            while header := stream.read(messages.LENGTH_BYTES):
-                inbox.put(messages.unpack_to_worker(stream.read(messages.frame_bytes(header))))
-    except ConnectionError:
-        pass
-    except ValueError:
-        log.exception("the front sent what is no message; leaving")
-    os._exit(0)  # not sys.exit: the main thread may be deep in a forward pass, and nobody is left to read its result
 
 
 def load_engine(hello: messages.Hello) -> tuple[Steps, messages.Ready]:
@@ -242,16 +275,31 @@ def fingerprint(directory: Path, *arithmetic: str) -> str:
     return f"fp_{digest.hexdigest()[:16]}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, load: Load = load_engine) -> int:
     """Entry point of the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="engine: %(message)s")
-    (descriptor,) = sys.argv[1:] if arguments is None else arguments
-    with socket.socket(fileno=int(descriptor)) as connection:
-        try:
-            return serve(connection, load_engine)
-        except BrokenPipeError:
-            return 0
+    parser = argparse.ArgumentParser(prog="python -m fathom.serve.worker", description="The engine's process.")
+    parser.add_argument("descriptor", nargs="?", type=int, help="the socket that the front left open for it")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="wait there for a front on another machine instead")
+    parser.add_argument("--secret", type=Path, metavar="FILE", help="what such a front must know; a file of mode 600")
+    parser.add_argument("--model", help="the model's directory on this machine, whatever the front calls it")
+    args = parser.parse_args(arguments)
+    if (args.descriptor is None) == (args.listen is None) or (args.listen is None) != (args.secret is None):
+        parser.error("give either a descriptor, or --listen and --secret")
+    try:
+        if args.listen is None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            return serve(socket.socket(fileno=args.descriptor), load)
+        door = Door(args.listen, read_secret(args.secret))
+        log.info("listening on port %d", door.port)
+        return listen(door, load if args.model is None else _of_this_machine(load, args.model))
+    except FathomError as error:
+        log.error("%s", error)
+        return error.exit_code
+
+
+def _of_this_machine(load: Load, model: str) -> Load:
+    return lambda hello: load(msgspec.structs.replace(hello, model=model))
 
 
 if __name__ == "__main__":

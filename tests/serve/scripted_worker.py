@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
 import sys
 import time
 
@@ -17,7 +16,7 @@ from fathom.batching.request import Output, Request, TokenLogprob
 from fathom.batching.scheduler import Scheduler, SchedulerConfig
 from fathom.errors import CheckpointError
 from fathom.serve import messages
-from fathom.serve.worker import serve
+from fathom.serve.worker import main
 from fathom.tokenizer import Tokenizer
 
 REPLIES = {
@@ -118,5 +117,4 @@ def load(hello: messages.Hello) -> tuple[ScriptedEngine, messages.Ready]:
 
 
 if __name__ == "__main__":
-    with socket.socket(fileno=int(sys.argv[1])) as connection:
-        sys.exit(serve(connection, load))
+    sys.exit(main(load=load))
