@@ -14,7 +14,6 @@ import os
 import queue
 import secrets
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ from time import monotonic, sleep
 
 from fathom.batching.plan import Plan, Sampled
 from fathom.engine import orders
+from fathom.engine.join import spawn
 from fathom.engine.part import Part, Place
 from fathom.engine.runner import Runner
 from fathom.errors import ConfigError, InputError, WorkerError
@@ -34,7 +34,6 @@ from fathom.parallel.groups import free_port
 
 log = logging.getLogger(__name__)
 
-RANK = (sys.executable, "-m", "fathom.engine.rank")
 ASK_S = 1.0  # for ranks to say where they are
 
 
@@ -81,12 +80,12 @@ class CrewConfig:
 class Crew:
     """The ranks of a group, the leader among them.
 
-    Args: on_lost: called once, from any thread, with a report when a rank is lost; the group is of no more use then.
+    Attributes: on_lost: called once, from any thread, with a report when a rank is lost; the group is of no more use.
     """
 
-    def __init__(self, config: CrewConfig, on_lost: Callable[[str], None] | None = None) -> None:
+    def __init__(self, config: CrewConfig) -> None:
         self.config, self.layout = config, config.layout
-        self._on_lost = on_lost
+        self.on_lost: Callable[[str], None] = lambda _report: None
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._links: dict[int, Link] = {}
         self._answers: queue.Queue[tuple[int, orders.ToLeader | None]] = queue.Queue()
@@ -97,12 +96,12 @@ class Crew:
         self._part: Part | None = None
 
     @staticmethod
-    def start(config: CrewConfig, on_lost: Callable[[str], None] | None = None) -> Crew:
+    def start(config: CrewConfig) -> Crew:
         """A crew that has loaded the model.
 
         Raises: FathomError: a rank did not come, or the model cannot be loaded or divided like this.
         """
-        crew = Crew(config, on_lost)
+        crew = Crew(config)
         try:
             crew._gather()
         except BaseException:
@@ -161,8 +160,6 @@ class Crew:
                 process.wait(max(0.1, until - monotonic()) if not self._report else 0.1)
             process.kill()
             process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
         for link in self._links.values():
             link.close()
         if self._part is not None:
@@ -176,7 +173,7 @@ class Crew:
         desk = Desk(config.host, token, config.port)
         try:
             for rank in range(1, config.here):
-                self._spawn(rank, desk.port, token)
+                self._processes[rank] = spawn(config.host, desk.port, rank, token)
             self._links = desk.assemble(self.layout.world_size, config.start_s, self._check_processes)
         finally:
             desk.close()
@@ -197,14 +194,6 @@ class Crew:
             if not isinstance(message, orders.Loaded):
                 raise self._lose(f"rank {rank} answers Load with {type(message).__name__}")
             log.info("rank %d has loaded %.2f GB in %.1f s", rank, message.weight_bytes / 1e9, message.seconds)
-
-    def _spawn(self, rank: int, port: int, token: str) -> None:
-        command = [*RANK, self.config.host, str(port), str(rank)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=2, start_new_session=True)
-        assert process.stdin is not None, "it was asked for"
-        process.stdin.write(f"{token}\n".encode())
-        process.stdin.flush()
-        self._processes[rank] = process
 
     def _check_processes(self) -> None:
         for rank, process in self._processes.items():
@@ -259,8 +248,8 @@ class Crew:
             first = not self._report
             if first:
                 self._report = f"{reason}; {self._whereabouts()}"
-        if first and self._on_lost is not None and not self._leaving:
-            self._on_lost(self._report)
+        if first and not self._leaving:
+            self.on_lost(self._report)
         return WorkerError(self._report)
 
     def _whereabouts(self) -> str:

@@ -13,7 +13,7 @@ With a crew, the model is divided among several processes, and there is a lane f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from time import perf_counter
@@ -244,6 +244,16 @@ class Engine:
                 self.step_time.observe_restores(len(plan.restores), self.runner.restore_s)
             lane.observe(plan, sampled, self.step_s - self.runner.restore_s, self.runner.draft_s)
             return plan, sampled
+
+    def watch(self, on_lost: Callable[[str], None]) -> None:
+        """`on_lost` hears, from any thread, why the engine cannot go on, if that happens while it has no work."""
+        if self.crew is not None:
+            self.crew.on_lost = on_lost
+
+    def close(self) -> None:
+        """Let the ranks of a crew go."""
+        if self.crew is not None:
+            self.crew.close()
 
     def stats(self) -> EngineStats:
         schedulers = [lane.scheduler for lane in self.lanes.lanes]

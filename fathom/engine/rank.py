@@ -18,12 +18,13 @@ from collections.abc import Callable, Sequence
 
 from fathom.engine import orders
 from fathom.engine.part import Part, Place
-from fathom.errors import FathomError, InputError
+from fathom.errors import FathomError, InputError, WorkerError
 from fathom.parallel.control import Link, report_to
 
 log = logging.getLogger(__name__)
 
 FIND_LEADER_S = 60.0
+GONE = 75  # exit code of a rank whose leader is gone: it may be started again, to find the next one
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -69,7 +70,7 @@ def _read(link: Link, inbox: queue.SimpleQueue[orders.ToRank], place: Place) -> 
                 inbox.put(order)
     except (ValueError, OSError):
         log.exception("the leader sent what is no order; leaving")
-    os._exit(0)  # not sys.exit: the main thread may be deep in a forward, and nobody is left to read its result
+    os._exit(GONE)  # not sys.exit: the main thread may be deep in a forward, and nobody is left to read its result
 
 
 def die_with_parent() -> None:
@@ -84,7 +85,12 @@ def main(arguments: Sequence[str] | None = None, read_token: Callable[[], str] =
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format=f"rank {rank}: %(message)s")
     token = read_token().strip()
-    return follow(report_to(host, int(port), token, int(rank), FIND_LEADER_S), int(rank))
+    try:
+        link = report_to(host, int(port), token, int(rank), FIND_LEADER_S)
+    except WorkerError as error:
+        log.error("%s", error)
+        return error.exit_code
+    return follow(link, int(rank))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 Tensors travel by torch.distributed, in the middle of a forward and with a timeout. Orders travel here, where the next
 one may take hours to come and the end of a process is seen at once: its connection closes.
 
-A frame is four bytes of length (big endian) and that many bytes. The first one that a rank sends is its greeting: a
-token that only ranks of this group know, and its number.
+A frame is four bytes of length (big endian) and that many bytes. First the leader sends a challenge, and the rank its
+number with a proof that it knows the token of this group; the token itself never travels.
 """
 
 from __future__ import annotations
 
 import hmac
+import secrets
 import socket
 import struct
 import threading
@@ -110,13 +111,21 @@ class Desk:
     def _greet(self, connection: socket.socket, patience_s: float) -> int | None:
         """The rank that a connection is of; None if it does not know the token."""
         connection.settimeout(min(max(patience_s, 0.1), 5.0))
+        link, challenge = Link(connection), secrets.token_bytes(32)
         try:
-            greeting = Link(connection).receive(GREETING_BYTES) or b""
-        except ValueError:
+            link.send(challenge)
+            greeting = link.receive(GREETING_BYTES) or b""
+        except (ValueError, OSError):
             return None
         connection.settimeout(None)
-        token, _, rank = greeting.partition(b" ")
-        return int(rank) if hmac.compare_digest(token, self._token) and rank.isdigit() else None
+        given, _, rank = greeting.partition(b" ")
+        known = hmac.compare_digest(given, _proof(self._token, challenge, rank))
+        return int(rank) if known and rank.isdigit() else None
+
+
+def _proof(token: bytes, challenge: bytes, rank: bytes) -> bytes:
+    """What only a rank that knows the token can answer, without blanks."""
+    return hmac.new(token, b"fathom rank " + challenge + rank, "sha256").hexdigest().encode()
 
 
 def report_to(host: str, port: int, token: str, rank: int, patience_s: float) -> Link:
@@ -127,10 +136,14 @@ def report_to(host: str, port: int, token: str, rank: int, patience_s: float) ->
     until = monotonic() + patience_s
     while True:
         try:
-            link = Link(socket.create_connection((host, port), timeout=5.0))
-            link._socket.settimeout(None)
-            link.send(f"{token} {rank}".encode())
-            return link
+            connection = socket.create_connection((host, port), timeout=5.0)
+            link, number = Link(connection), str(rank).encode()
+            challenge = link.receive(GREETING_BYTES)
+            if challenge is not None:
+                link.send(_proof(token.encode(), challenge, number) + b" " + number)
+                connection.settimeout(None)
+                return link
+            raise ConnectionError("it hung up")
         except OSError as error:
             if monotonic() > until:
                 raise WorkerError(

@@ -31,10 +31,13 @@ class Gone(Exception):
 
 
 class Connection:
-    """Frames in, by a thread of its own; frames out, each of them whole."""
+    """Frames in, by a thread of its own; frames out, each of them whole.
+
+    Attributes: inbox: what came in; None: the front is gone. Failed: the engine itself cannot go on.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
-        self.inbox: queue.SimpleQueue[messages.ToWorker | None] = queue.SimpleQueue()  # None: the front is gone
+        self.inbox: queue.SimpleQueue[messages.ToWorker | messages.Failed | None] = queue.SimpleQueue()
         self._socket = sock
         self._sending = threading.Lock()
 
@@ -57,7 +60,7 @@ class Connection:
         self.close()
         self.inbox.put(None)
 
-    def next(self) -> messages.ToWorker:
+    def next(self) -> messages.ToWorker | messages.Failed:
         """The next message. Raises: Gone: there will be none."""
         message = self.inbox.get()
         if message is None:
