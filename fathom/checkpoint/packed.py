@@ -26,7 +26,7 @@ from fathom.config import FP8_BLOCK, ModelConfig
 from fathom.cost import KIND_OF_BITS, Kind, Matrix, single_matrices, stored, vectors
 from fathom.errors import CheckpointError
 from fathom.layout import Shard
-from fathom.layout.rows import here, owned
+from fathom.layout.rows import owned
 from fathom.ops.packing import GROUPS, PackedMatrix, unpack
 
 Weights = dict[str, PackedMatrix | Tensor]
@@ -44,6 +44,7 @@ def load_packed(
     mtp: bool = True,
     copy: bool = False,
     shard: Shard | None = None,
+    wanted: Callable[[str], bool] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Weights:
     """The weights of a model as the kernels read them, by name.
@@ -55,31 +56,32 @@ def load_packed(
 
     Args:   kind: "auto" keeps what is stored (float32, bf16, FP8 blocks or packed); of a packed checkpoint nothing else
             can be had. group: columns that share a scale. mtp: load the multi-token prediction modules that are there.
-            shard: load what this rank owns; all if None. Nothing else is read of a checkpoint that is packed already.
+            shard: of divided matrices, the rows that this rank owns. wanted: tells by name what to load at all.
             progress: called with (matrices done, matrices in all) while packing.
     Raises: CheckpointError: names, shapes or types do not fit `config`, or a file is damaged; nothing was read.
     """
     with Reader(directory) as reader:
         if config.packed is None:
-            return _pack(Plain(reader, config, mtp=mtp), kind, group, shard, progress)
+            return _pack(Plain(reader, config, mtp=mtp), kind, group, shard, wanted, progress)
         if kind not in ("auto", KIND_OF_BITS[config.packed.bits]):
             raise CheckpointError(
                 f"{reader.source} is packed as {KIND_OF_BITS[config.packed.bits]}; {kind} is asked for. "
                 "Use it as it is, or convert the checkpoint that it was made from."
             )
-        return _stored(reader, config, mtp, copy, shard)
+        return _stored(reader, config, mtp, copy, shard, wanted)
 
 
 def _pack(
-    plain: Plain, kind: Wanted, group: int | None, shard: Shard | None, progress: Callable[[int, int], None] | None
-) -> Weights:
+    plain: Plain, kind: Wanted, group: int | None, shard: Shard | None, wanted: Callable[[str], bool] | None,
+    progress: Callable[[int, int], None] | None,
+) -> Weights:  # fmt: skip
     kept = Kept()
     found: Weights = {
         name: kept.copy(plain.read(name).to(dtype))
         for name, _, dtype in plain.vectors()
-        if shard is None or here(name, shard)
+        if wanted is None or wanted(name)
     }
-    singles = [one for one in single_matrices(plain.config) if shard is None or here(one[0], shard)]
+    singles = [one for one in single_matrices(plain.config) if wanted is None or wanted(one[0])]
     for done, (name, matrix, expert) in enumerate(singles, 1):
         own = None if shard is None else owned(name, shard)
         packed = plain.packed(matrix, expert, plain.kind(matrix, expert, kind), group, own)
@@ -120,7 +122,10 @@ class Kept:
         return self._slab[begin : self._used].view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
-def _stored(reader: Reader, config: ModelConfig, mtp: bool, copy: bool, shard: Shard | None) -> Weights:
+def _stored(
+    reader: Reader, config: ModelConfig, mtp: bool, copy: bool, shard: Shard | None,
+    wanted: Callable[[str], bool] | None,
+) -> Weights:  # fmt: skip
     """Every weight as a view of its file; all is checked against the headers before the first file is opened."""
     plain = {weight.name: weight.shape for weight in vectors(config)}
     singles = {name: matrix for name, matrix, _ in single_matrices(config)}
@@ -136,24 +141,24 @@ def _stored(reader: Reader, config: ModelConfig, mtp: bool, copy: bool, shard: S
         info = reader.tensors[name]
         if info.file not in files:
             size = _file_bytes(reader, info.file)
-            whole = shard is None
+            whole = wanted is None
             files[info.file] = _read(info.file, size) if copy and whole else _map(info.file, size, ahead=whole)
         part = files[info.file][info.offset : info.offset + info.bytes]
         part = part if info.offset % ALIGNMENT == 0 else part.clone()  # small: all else starts on a cache line
         return part.view(info.dtype).view(info.shape)
 
-    def wanted(name: str) -> bool:
-        return _layer(name) < end and (shard is None or here(name, shard))
+    def is_wanted(name: str) -> bool:
+        return _layer(name) < end and (wanted is None or wanted(name))
 
-    found: Weights = {name: view(name) for name in plain if wanted(name)}
+    found: Weights = {name: view(name) for name in plain if is_wanted(name)}
     for name, (kind, group) in described.items():
-        if wanted(name):
+        if is_wanted(name):
             matrix, scaled = singles[name], name + SCALE in reader.tensors
             scale = view(name + SCALE) if scaled else None
             whole = PackedMatrix(kind, matrix.rows, matrix.columns, group, view(name), scale)
             own = None if shard is None else owned(name, shard)
             found[name] = whole if own is None else own_part(whole, own)
-    if shard is not None and copy:
+    if wanted is not None and copy:
         return _copied(found)
     return found
 

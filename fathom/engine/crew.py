@@ -15,7 +15,7 @@ import queue
 import secrets
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from fathom.engine.part import Part, Place
 from fathom.engine.runner import Runner
 from fathom.errors import ConfigError, InputError, WorkerError
 from fathom.layout import Layout
+from fathom.layout.placement import Placement
 from fathom.model import PackedTransformer
 from fathom.parallel.control import Desk, Link
 from fathom.parallel.groups import free_port
@@ -41,10 +42,11 @@ ASK_S = 1.0  # for ranks to say where they are
 class CrewConfig:
     """A group of ranks.
 
-    Fields: bits, load, mtp: as in `load_model`. threads: of each rank; None shares out the processors of this host.
-            host: where ranks find the leader. port: of its desk; 0 takes any. ranks_here: started on this host; None is
-            all. token: what ranks must know; None makes one up. timeout_s: the longest that a rank waits for another in
-            the middle of a step. start_s: the longest that all may take to come and to load.
+    Fields: bits, load, mtp: as in `load_model`. redundant: copies of experts per layer. threads: of each rank; None
+            shares out the processors of this host. host: where ranks find the leader. port: of its desk; 0 takes any.
+            ranks_here: started on this host; None is all. token: what ranks must know; None makes one up. timeout_s:
+            the longest that a rank waits for another in the middle of a step. start_s: the longest that all may take to
+            come and to load.
     """
 
     model: str | Path
@@ -52,6 +54,7 @@ class CrewConfig:
     bits: str | int = "auto"
     load: str = "map"
     mtp: bool | None = None
+    redundant: int = 0
     threads: int | None = None
     host: str = "127.0.0.1"
     port: int = 0
@@ -94,6 +97,7 @@ class Crew:
         self._gone: dict[int, str] = {}
         self._lock, self._report, self._leaving = threading.Lock(), "", False
         self._part: Part | None = None
+        self._number, self._prepared = 0, set[int]()
 
     @staticmethod
     def start(config: CrewConfig) -> Crew:
@@ -148,6 +152,48 @@ class Crew:
             found[rank] = message
         return [list(found[rank].sampled) for rank in sorted(found)]
 
+    # -- experts that follow the load ------------------------------------------------------------------------------
+
+    @property
+    def placements(self) -> dict[int, Placement]:
+        """Where the experts of each layer lie; as `Shard.experts` says where nothing else was asked for."""
+        config, own = self.model.config, self._own.placements
+        even = Placement.contiguous(config.n_routed_experts, self.layout.ep)
+        layers = range(config.num_hidden_layers + config.num_nextn_predict_layers)
+        return {layer: own.get(layer, even) for layer in layers if config.is_moe(layer)}
+
+    def take_load(self) -> dict[int, list[int]]:
+        """Tokens that chose each expert since it was last asked for, by layer, of all lanes."""
+        self._order(orders.Count())
+        load = dict(self._own.count().load)
+        for _ in self._links:
+            rank, message = self._next()
+            if not isinstance(message, orders.Counted):
+                raise self._lose(f"rank {rank} answers Count with {type(message).__name__}")
+            if rank % (self.layout.dp * self.layout.tp) % self.layout.ep == 0:  # one of each group of experts
+                for layer, counts in message.load.items():
+                    before = load.get(layer)
+                    load[layer] = counts if before is None else [a + b for a, b in zip(before, counts, strict=True)]
+        return load
+
+    def prepare(self, placements: Mapping[int, Placement]) -> None:
+        """Let every rank load, while steps go on, the experts that it lacks for these placements."""
+        self._prepared, self._number = set(), self._number + 1
+        order = orders.Prepare(self._number, {layer: placement.slots for layer, placement in placements.items()})
+        self._order(order)
+        self._own.prepare(order, lambda answer: self._sort(0, answer))
+
+    @property
+    def prepared(self) -> bool:
+        """Whether every rank has what it lacked."""
+        return len(self._prepared) == self.layout.world_size
+
+    def switch(self) -> None:
+        """From the next step on, experts lie as prepared."""
+        order = orders.Switch(self._number)
+        self._order(order)
+        self._own.switch(order)
+
     def close(self) -> None:
         """Let every rank go; those that do not are ended."""
         self._leaving = True
@@ -183,6 +229,7 @@ class Crew:
             model=str(config.model), layout=(self.layout.pp, self.layout.dp, self.layout.tp, self.layout.ep),
             host=config.host, port=free_port(config.host), timeout_s=config.timeout_s, bits=str(config.bits),
             threads=config.threads_each, load=config.load, mtp=config.mtp,
+            redundant=config.redundant,
         )  # fmt: skip
         self._order(order)
         try:
@@ -230,15 +277,20 @@ class Crew:
         """Sort what a rank says, until it says no more."""
         with suppress(ValueError):
             while (frame := link.receive()) is not None:
-                message = orders.to_leader(frame)
-                if isinstance(message, orders.At):
-                    self._where[rank] = message
-                else:
-                    self._answers.put((rank, message))
+                self._sort(rank, orders.to_leader(frame))
         self._gone[rank] = "its connection is closed"
         self._answers.put((rank, None))
         if not self._leaving:
             self._lose(f"rank {rank} is gone")
+
+    def _sort(self, rank: int, message: orders.ToLeader) -> None:
+        if isinstance(message, orders.At):
+            self._where[rank] = message
+        elif isinstance(message, orders.Prepared):
+            if message.number == self._number:
+                self._prepared.add(rank)
+        else:
+            self._answers.put((rank, message))
 
     # -- the end ---------------------------------------------------------------------------------------------------
 

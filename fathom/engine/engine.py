@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 from fathom.batching.limits import SchedulerConfig
 from fathom.batching.plan import Plan, Sampled
 from fathom.batching.request import Output, Request
 from fathom.batching.scheduler import Scheduler
 from fathom.batching.steptime import StepTime
+from fathom.engine.balance import Balancer
 from fathom.engine.crew import Crew
 from fathom.engine.lane import Lane, Lanes
 from fathom.engine.load import pages_that_fit, read_bits, read_load, read_numerics
@@ -33,6 +34,7 @@ from fathom.engine.runner import Runner
 from fathom.engine.spec_policy import SpecPolicy, read_spec
 from fathom.engine.spill import LostPages, SpillFile
 from fathom.errors import ConfigError, RequestError
+from fathom.layout.load import Rebalance
 from fathom.model import LatentCache, Model
 
 
@@ -45,7 +47,8 @@ class EngineConfig:
             width of the cached latents then. record: path of a step log; None keeps none.
             spill_path: a free name on a fast disk for the file that keeps pages evicted from memory, up to
             `spill_bytes`; None keeps none. spec: tokens to guess per sequence and step with the model's MTP module: 1
-            to 4, off, or auto for as many as pay (none without one).
+            to 4, off, or auto for as many as pay (none without one). eplb: whether the experts of a crew follow their
+            load, looked at every `eplb_every` steps.
     """
 
     max_batch_tokens: int = 512
@@ -62,6 +65,8 @@ class EngineConfig:
     spill_path: str | None = None
     spill_bytes: int = 8 * 10**9
     spec: str | int = "auto"
+    eplb: Literal["off", "auto", "manual"] = "off"
+    eplb_every: int = Rebalance.every
 
     def __post_init__(self) -> None:
         read_spec(self.spec)
@@ -141,6 +146,9 @@ class Engine:
                 limits = replace(limits, spill_slots=spill.num_slots)
             self.runner = Runner(model, cache, spill)
         self.cache, ends = self.runner.cache, tuple(eos_token_ids)
+        self.balancer: Balancer | None = None
+        if crew is not None and self.config.eplb != "off":
+            self.balancer = Balancer(crew, Rebalance(self.config.eplb, every=self.config.eplb_every))
         self.lanes = Lanes([Lane(limits, ends, drafts) for _ in range(1 if crew is None else crew.lanes)])
         self._log: StepLog | None = None
         if self.config.record:
@@ -226,6 +234,8 @@ class Engine:
                 lane.observe(plan, sampled, self.step_s, self.runner.draft_s)
             self._computed_tokens += plan.num_tokens
             outputs += self._take(lane, plan, sampled)
+        if self.balancer is not None:
+            self.balancer.after_step(sum(plan.num_tokens for plan in plans), self.step_s)
         return outputs
 
     def _execute(self) -> tuple[Plan, list[Sampled]]:

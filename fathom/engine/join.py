@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from time import monotonic, sleep
 
-from fathom.engine.rank import GONE
+from fathom.engine.orders import GONE
 from fathom.errors import WorkerError
 
 log = logging.getLogger(__name__)

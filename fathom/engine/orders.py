@@ -1,7 +1,8 @@
 """What the leader of a group orders its ranks to do, and what they answer: msgpack maps whose `type` names the message.
 
-    leader -> rank   Load, then Open, then Execute | Place; Where at any time; Leave
-    rank -> leader   Loaded, then an Answer to each Execute that it samples for; At; Broke when it cannot go on
+    leader -> rank   Load, then Open, then Execute | Count | Prepare | Switch; Where at any time; Leave
+    rank -> leader   Loaded, then an Answer to each Execute that it samples for, Counted, Prepared; At; Broke when it
+                     cannot go on
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 import msgspec
 
 from fathom.batching.plan import Plan, Sampled
+
+GONE = 75
+"""Exit code of a rank whose leader is gone: it may be started again, to find the next one."""
 
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", omit_defaults=True):
@@ -19,7 +23,8 @@ class Load(Order, frozen=True, tag="load"):
     """Load a part of a model.
 
     Fields: layout: pp, dp, tp, ep. host, port: where tensors' connections are arranged. timeout_s: the longest that a
-            rank waits for another in the middle of a step. The others: as `load_model` has them.
+            rank waits for another in the middle of a step. redundant: copies of experts per layer. The others: as
+            `load_model` has them.
     """
 
     model: str
@@ -31,6 +36,7 @@ class Load(Order, frozen=True, tag="load"):
     threads: int | None = None
     load: str = "map"
     mtp: bool | None = None
+    redundant: int = 0
 
 
 class Open(Order, frozen=True, tag="open"):
@@ -46,6 +52,23 @@ class Execute(Order, frozen=True, tag="execute"):
 
     plans: tuple[Plan, ...]
     forwards: tuple[int, int]
+
+
+class Count(Order, frozen=True, tag="count"):
+    """Say how many tokens chose each expert since you were last asked."""
+
+
+class Prepare(Order, frozen=True, tag="prepare"):
+    """Load, while steps go on, the experts that other placements want here. slots: by layer (Placement.slots)."""
+
+    number: int
+    slots: dict[int, tuple[int, ...]]
+
+
+class Switch(Order, frozen=True, tag="switch"):
+    """From the next step on, experts lie as in the Prepare of that number."""
+
+    number: int
 
 
 class Where(Order, frozen=True, tag="where"):
@@ -70,6 +93,20 @@ class Answer(Order, frozen=True, tag="answer"):
     draft_s: float = 0.0
 
 
+class Counted(Order, frozen=True, tag="counted"):
+    """Tokens that chose each expert, by layer; the same on all ranks that share experts."""
+
+    load: dict[int, list[int]]
+
+
+class Prepared(Order, frozen=True, tag="prepared"):
+    """The experts are here. bytes: read for it, in `seconds`."""
+
+    number: int
+    bytes: int
+    seconds: float
+
+
 class At(Order, frozen=True, tag="at"):
     """What a rank does: step, operation, layer of its own; since_s: for how long [s]."""
 
@@ -90,8 +127,8 @@ class Broke(Order, frozen=True, tag="broke"):
     fault: str = ""
 
 
-ToRank = Load | Open | Execute | Where | Leave
-ToLeader = Loaded | Answer | At | Broke
+ToRank = Load | Open | Execute | Count | Prepare | Switch | Where | Leave
+ToLeader = Loaded | Answer | Counted | Prepared | At | Broke
 
 pack = msgspec.msgpack.Encoder().encode
 _to_rank = msgspec.msgpack.Decoder(ToRank)

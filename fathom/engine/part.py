@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from time import monotonic
 
 from fathom.engine import orders
-from fathom.engine.load import load_part
+from fathom.engine.load import first_placements, load_experts, load_part
 from fathom.engine.runner import Runner
+from fathom.errors import FathomError
 from fathom.layout import Layout, Shard
+from fathom.layout.placement import Placement
+from fathom.layout.rows import held
 from fathom.model import PackedTransformer
+from fathom.ops.packed import Weights
 from fathom.parallel.comm import Ranks
 from fathom.parallel.groups import Meeting, joined
 
@@ -36,20 +42,24 @@ class Part:
     def __init__(self, order: orders.Load, rank: int, place: Place, threads: int) -> None:
         """Raises: FathomError: it cannot be loaded. RuntimeError: a peer did not come."""
         self.rank, self.place, self.threads = rank, place, threads
-        self._held = ExitStack()
+        self._open = ExitStack()
         place.note("load")
         layout, started_s = Layout(*order.layout), monotonic()
 
         def meet(shard: Shard) -> Ranks:
             place.note("meet")
             meeting = Meeting(order.host, order.port, order.timeout_s)
-            return Ranks(shard, self._held.enter_context(joined(shard, meeting)), place.note)
+            return Ranks(shard, self._open.enter_context(joined(shard, meeting)), place.note)
 
         self.model: PackedTransformer = load_part(
-            order.model, layout, rank, meet, bits=order.bits, threads=threads, load=order.load, mtp=order.mtp
+            order.model, layout, rank, meet, bits=order.bits, threads=threads, load=order.load, mtp=order.mtp,
+            redundant=order.redundant,
         )
         self.load_s = monotonic() - started_s
         self.runner: Runner | None = None
+        self._order = order
+        self.placements = first_placements(self.model.config, layout, order.redundant)
+        self._prepared: tuple[int, dict[int, Placement], Weights] | None = None
 
     @property
     def shard(self) -> Shard:
@@ -75,5 +85,46 @@ class Part:
         self.place.note("wait for orders")
         return orders.Answer(tuple(sampled), self.runner.draft_s)
 
+    def count(self) -> orders.Counted:
+        """The load of experts since it was last asked for."""
+        peers = self.model.peers
+        assert isinstance(peers, Ranks), "a part has peers"
+        return orders.Counted({layer: load.tolist() for layer, load in peers.take_load().items()})
+
+    def prepare(self, order: orders.Prepare, done: Callable[[orders.ToLeader], None]) -> None:
+        """Load in the background what other placements want here; `done` is told, from that thread."""
+        new = {layer: Placement(slots, self.shard.ep_size) for layer, slots in order.slots.items()}
+        wanted = [
+            (layer, expert)
+            for layer, placement in new.items()
+            if layer in self.shard.layers or layer in self.shard.mtp_layers
+            for expert in set(placement.on_rank(self.shard.ep_rank)) - set(self._held(layer))
+        ]
+
+        def load() -> None:
+            started_s = monotonic()
+            try:
+                weights = load_experts(self._order.model, self.model.config, wanted, self._order.bits)
+            except (FathomError, OSError, MemoryError) as error:
+                return done(orders.Broke(f"experts cannot be moved: {type(error).__name__}: {error}"))
+            self._prepared = order.number, new, weights
+            size = sum(weight.nbytes for weight in weights.values())
+            return done(orders.Prepared(order.number, size, round(monotonic() - started_s, 3)))
+
+        threading.Thread(target=load, name="experts", daemon=True).start()
+
+    def switch(self, order: orders.Switch) -> None:
+        """Let experts lie as prepared, from the next forward on."""
+        assert self._prepared is not None and self._prepared[0] == order.number, "Prepare comes before Switch"
+        _, new, weights = self._prepared
+        self._prepared = None
+        for layer, placement in new.items():
+            self.placements[layer] = placement
+            if layer in self.shard.layers or layer in self.shard.mtp_layers:
+                self.model.kernels.place(layer, placement, weights)
+
+    def _held(self, layer: int) -> Sequence[int]:
+        return held(self.shard, layer, self.placements)
+
     def close(self) -> None:
-        self._held.close()
+        self._open.close()

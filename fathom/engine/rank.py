@@ -24,7 +24,6 @@ from fathom.parallel.control import Link, report_to
 log = logging.getLogger(__name__)
 
 FIND_LEADER_S = 60.0
-GONE = 75  # exit code of a rank whose leader is gone: it may be started again, to find the next one
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -43,6 +42,15 @@ def follow(link: Link, rank: int) -> int:
                 case orders.Open():
                     assert part is not None, "Load comes before Open"
                     part.open(order)
+                case orders.Prepare():
+                    assert part is not None, "Load comes before Prepare"
+                    part.prepare(order, lambda answer: link.send(orders.pack(answer)))
+                case orders.Switch():
+                    assert part is not None, "Load comes before Switch"
+                    part.switch(order)
+                case orders.Count():
+                    assert part is not None, "Load comes before Count"
+                    link.send(orders.pack(part.count()))
                 case orders.Execute():
                     assert part is not None, "Load comes before Execute"
                     answer = part.execute(order)
@@ -70,7 +78,7 @@ def _read(link: Link, inbox: queue.SimpleQueue[orders.ToRank], place: Place) -> 
                 inbox.put(order)
     except (ValueError, OSError):
         log.exception("the leader sent what is no order; leaving")
-    os._exit(GONE)  # not sys.exit: the main thread may be deep in a forward, and nobody is left to read its result
+    os._exit(orders.GONE)  # not sys.exit: the main thread may be deep in a forward, whose result nobody will read
 
 
 def die_with_parent() -> None:

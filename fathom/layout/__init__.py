@@ -82,16 +82,20 @@ class Layout:
 
 @dataclass(frozen=True)
 class Shard:
-    """What rank `rank` of `layout` owns of a model. `Shard.whole(config)` owns everything."""
+    """What rank `rank` of `layout` owns of a model. `Shard.whole(config)` owns everything.
+
+    Fields: redundant: copies of experts per layer; with them, placements say which experts a rank has, not `experts`.
+    """
 
     config: ModelConfig
     layout: Layout = Layout()
     rank: int = 0
+    redundant: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.layout.world_size:
             raise ConfigError(f"rank is {self.rank}; it must be from 0 to {self.layout.world_size - 1}.")
-        self.layout.check(self.config)
+        self.layout.check(self.config, self.redundant)
 
     @classmethod
     def whole(cls, config: ModelConfig) -> Shard:

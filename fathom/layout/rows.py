@@ -11,9 +11,11 @@ whole on every rank; so are experts, of which a rank holds some (placement.py).
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 from fathom.config import ModelConfig
 from fathom.layout import Shard, share
+from fathom.layout.placement import Placement
 
 BLOCK_ROWS = 16
 ALONG = {  # the last part of a name -> what its rows are divided along
@@ -45,18 +47,23 @@ def owned(name: str, shard: Shard) -> tuple[int, int, int] | None:
     return begin, end, total
 
 
-def here(name: str, shard: Shard, experts: frozenset[int] | None = None) -> bool:
-    """Whether a rank has any of this tensor. experts: of this layer, that it holds; by default those of `shard`."""
+def here(name: str, shard: Shard, placements: Mapping[int, Placement]) -> bool:
+    """Whether a rank has any of this tensor. placements: of layers whose experts do not lie as `Shard.experts` says."""
     if match := re.match(r"model\.layers\.(\d+)\.", name):
         layer = int(match[1])
         if layer not in shard.layers and layer not in shard.mtp_layers:
             return False
         if expert := re.search(r"\.experts\.(\d+)\.", name):
-            return int(expert[1]) in (shard.experts if experts is None else experts)
+            return int(expert[1]) in held(shard, layer, placements)
         return True
     if name == "model.embed_tokens.weight":
         return shard.pp_rank == 0 or bool(shard.mtp_layers)
     return shard.has_head
+
+
+def held(shard: Shard, layer: int, placements: Mapping[int, Placement]) -> Sequence[int]:
+    """The expert in each slot of a rank."""
+    return placements[layer].on_rank(shard.ep_rank) if layer in placements else shard.experts
 
 
 def _sizes(config: ModelConfig) -> dict[str, tuple[int, int]]:

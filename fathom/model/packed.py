@@ -7,12 +7,14 @@ Attention is always in the absorbed form, so that a token's bits do not depend o
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from fathom.config import ModelConfig
 from fathom.layout import Shard
+from fathom.layout.placement import Placement
 from fathom.model.answer import Answer
 from fathom.model.cache import Batch, LatentCache, int_tensor
 from fathom.model.rope import Rotary
@@ -46,14 +48,15 @@ class PackedTransformer:
     @staticmethod
     def open(
         config: ModelConfig, weights: Weights, threads: int | None = None, shard: Shard | None = None,
-        peers: Peers | None = None,
+        peers: Peers | None = None, placements: Mapping[int, Placement] | None = None,
     ) -> PackedTransformer | None:  # fmt: skip
         """The model on this machine's kernels; None, said once, if it has none.
 
         Args: threads: None is as many as torch's. shard: the part that `weights` are; None: all. peers: have the rest.
+              placements: of layers whose experts do not lie as `Shard.experts` says.
         """
         turn = Rotary(config)(torch.arange(config.max_position_embeddings))
-        kernels = open_packed(config, weights, turn, threads or torch.get_num_threads(), shard, peers)
+        kernels = open_packed(config, weights, turn, threads or torch.get_num_threads(), shard, peers, placements)
         return None if kernels is None else PackedTransformer(config, weights, kernels, shard, peers)
 
     @property

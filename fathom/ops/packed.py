@@ -17,6 +17,7 @@ from torch import Tensor
 from fathom.config import ModelConfig
 from fathom.errors import ConfigError
 from fathom.layout import Shard
+from fathom.layout.placement import Placement
 from fathom.ops.dispatch import library
 from fathom.ops.packing import PackedMatrix
 
@@ -37,6 +38,10 @@ class Peers(Protocol):
 
     pairs: tuple[int, int]
     """(rows of experts that the latest dispatch brought here, rows that are due to this process)."""
+
+    def place(self, layer: int, placement: Placement) -> None:
+        """From the next forward on, experts of `layer` (of the model) lie so."""
+        ...
 
     def begin(self, tokens: int) -> int:
         """Before a forward of `tokens` tokens: the most that may arrive in one dispatch."""
@@ -106,6 +111,10 @@ class PackedModel(Protocol):
         """Normed hidden states [rows, hidden] times the head, float32 [rows, vocabulary]."""
         ...
 
+    def place(self, layer: int, placement: Placement, weights: Weights) -> None:
+        """From the next forward on, the slots of `layer` hold these experts; weights: of those that were not here."""
+        ...
+
     def space_bytes(self, tokens: int) -> int:
         """Working space of a forward of `tokens` tokens [B]."""
         ...
@@ -113,12 +122,13 @@ class PackedModel(Protocol):
 
 def open_packed(
     config: ModelConfig, weights: Weights, turn: tuple[Tensor, Tensor], threads: int, shard: Shard | None = None,
-    peers: Peers | None = None,
+    peers: Peers | None = None, placements: Mapping[int, Placement] | None = None,
 ) -> PackedModel | None:  # fmt: skip
     """A packed model on this CPU's kernels; None (said once) if there are none.
 
     Args:   turn: cosines and sines of the rotary pairs, float32 [positions, rope / 2]. threads: the caller among them.
-            shard: the part that `weights` are, if they are not all, and `peers` have the others.
+            shard: the part that `weights` are, if they are not all, and `peers` have the others. placements: of layers
+            whose experts do not lie as `Shard.experts` says.
     Raises: ConfigError: a layer has more experts than the kernels can choose from.
     """
     found = library()
@@ -131,4 +141,4 @@ def open_packed(
         )
     from fathom.ops.cpu.native import NativeModel
 
-    return NativeModel(config, weights, turn, threads, found, shard, peers)
+    return NativeModel(config, weights, turn, threads, found, shard, peers, placements or {})

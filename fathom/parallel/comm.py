@@ -10,25 +10,17 @@ every expert.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fathom.layout import Shard, share
+from fathom.layout import Shard
+from fathom.layout.placement import Placement
 from fathom.parallel.groups import Group, Groups
 
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name until torch 2.12
-
-
-class Slots(Protocol):
-    """Where each expert of a layer lives, copies included."""
-
-    def places(self, expert: int) -> Sequence[tuple[int, int]]:
-        """(rank within its ep group, slot on it) of every copy."""
-        ...
 
 
 class Ranks:
@@ -45,11 +37,12 @@ class Ranks:
         self._layer = -1
         self._counts: list[int] = []
         self._tables: dict[int, Table] = {}
-        self._even = Table.contiguous(shard)
+        self._even = Table.of(Placement.contiguous(shard.config.n_routed_experts, shard.ep_size))
+        self._layers = [*shard.layers, *shard.mtp_layers]
 
-    def place(self, layer: int, slots: Slots) -> None:
-        """From the next forward on, experts of `layer` (the rank's own count) live there."""
-        self._tables[layer] = Table.of(self.shard, slots)
+    def place(self, layer: int, placement: Placement) -> None:
+        """From the next forward on, experts of `layer` (of the model) lie so."""
+        self._tables[layer] = Table.of(placement)
 
     def take_load(self) -> dict[int, Tensor]:
         """Tokens that chose each expert, of all ranks that share experts, by layer; counted from now on anew."""
@@ -107,6 +100,7 @@ class Ranks:
                 x[places[other] : places[other + 1]] = parts[other, : places[other + 1] - places[other]]
 
     def dispatch(self, layer: int, x: Tensor, ids: Tensor, room: Tensor) -> tuple[Tensor, Tensor, int]:
+        layer = self._layers[layer]
         self._layer = layer
         self._ask("dispatch", layer)
         group, size, rank = self.groups.ep, self.shard.ep_size, self.shard.ep_rank
@@ -159,23 +153,16 @@ class Ranks:
 class Table:
     """Where experts are, for many tokens at once: count [experts], owner and slot [experts, most copies]."""
 
-    def __init__(self, places: Sequence[Sequence[tuple[int, int]]]) -> None:
-        most = max(map(len, places))
-        self.count = torch.tensor([len(copies) for copies in places])
-        self.owner, self.slot = (
-            torch.tensor([[copy[part] for copy in (*copies, *[copies[0]] * (most - len(copies)))] for copies in places])
-            for part in (0, 1)
-        )
+    def __init__(self, count: Tensor, owner: Tensor, slot: Tensor) -> None:
+        self.count, self.owner, self.slot = count, owner, slot
 
     @staticmethod
-    def contiguous(shard: Shard) -> Table:
-        """Equal runs of consecutive experts."""
-        runs = [share(shard.config.n_routed_experts, shard.ep_size, rank) for rank in range(shard.ep_size)]
-        return Table([[(rank, expert - run.start)] for rank, run in enumerate(runs) for expert in run])
-
-    @staticmethod
-    def of(shard: Shard, slots: Slots) -> Table:
-        return Table([slots.places(expert) for expert in range(shard.config.n_routed_experts)])
+    def of(placement: Placement) -> Table:
+        """An expert with fewer copies than others repeats its first where theirs stand; `count` leaves these out."""
+        copies, each = placement.replicas, placement.slots_per_rank
+        most = max(map(len, copies))
+        slots = torch.tensor([(*slots, *slots[:1] * (most - len(slots))) for slots in copies])
+        return Table(torch.tensor(list(map(len, copies))), slots // each, slots % each)
 
     def find(self, ids: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
         """Rank and slot for ids [tokens, top_k]. turn [tokens]: which copy a token takes, by turns."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from fathom.config import ModelConfig
 from fathom.layout import Shard
+from fathom.layout.placement import Placement
+from fathom.layout.rows import held
 from fathom.ops.cpu import build, structs
 from fathom.ops.cpu.peers import Exchange
 from fathom.ops.packed import Best, Peers, Weights
@@ -116,13 +118,15 @@ class NativeModel:
 
     def __init__(
         self, config: ModelConfig, weights: Weights, turn: tuple[Tensor, Tensor], threads: int, library: Library,
-        shard: Shard | None = None, peers: Peers | None = None,
+        shard: Shard | None = None, peers: Peers | None = None, placements: Mapping[int, Placement] | None = None,
     ) -> None:  # fmt: skip
         """turn: cosines and sines, float32 [positions, rope / 2]."""
         self.library, self.threads, self.name = library, threads, library.name
         self.shard = shard or Shard.whole(config)
+        self._placements = dict(placements or {})
+        self._experts: dict[int, dict[int, tuple[PackedMatrix | Tensor, ...]]] = {}  # by layer, those held
         self._exchange = None if peers is None else Exchange(peers, self.shard)
-        self._held: list[object] = [weights, turn]  # what the structs point to
+        self._held: list[object] = [_fixed(weights), turn]  # what the structs point to
         self._model = self._describe(config, weights, turn)
         self._hidden, self._padded = config.hidden_size, -(-config.vocab_size // BLOCK_ROWS) * BLOCK_ROWS
         self._vocabulary = config.vocab_size
@@ -208,8 +212,10 @@ class NativeModel:
         grouped = config.topk_method != "greedy"
         embedding = weights.get("model.embed_tokens.weight", torch.empty(0))
         assert isinstance(embedding, Tensor), "the embedding is a plain table"
-        here = [*shard.layers, *modules]
-        layers = (structs.Layer * len(here))(*(self._layer(config, i, weights) for i in here))
+        self._here = [*shard.layers, *modules]
+        layers = (structs.Layer * len(self._here))(*(self._layer(config, i, weights) for i in self._here))
+        sizes = {len(held(shard, i, self._placements)) for i in self._here if config.is_moe(i)}
+        assert len(sizes) <= 1, "every layer has as many slots"
         shared = config.moe_intermediate_size * (config.n_shared_experts or 0)
         dense = any(not config.is_moe(i) for i in range(config.num_hidden_layers))
         return structs.Model(
@@ -217,7 +223,7 @@ class NativeModel:
             nope=config.qk_nope_head_dim, rope=config.qk_rope_head_dim, value=config.v_head_dim,
             latent=config.kv_lora_rank, q_rank=config.q_lora_rank or 0, vocabulary=config.vocab_size,
             layers=len(shard.layers), modules=len(modules), begins=shard.pp_rank == 0, ends=shard.has_head,
-            experts=config.n_routed_experts, held=len(shard.experts), top_k=config.num_experts_per_tok,
+            experts=config.n_routed_experts, held=max(sizes, default=0), top_k=config.num_experts_per_tok,
             groups=config.n_group if grouped else 1, top_groups=config.topk_group if grouped else 1,
             best_two=config.topk_method == "noaux_tc", softmax=config.scoring_func == "softmax",
             normalise=config.norm_topk_prob and config.num_experts_per_tok > 1,
@@ -248,7 +254,7 @@ class NativeModel:
             made.q_norm = self._vector(weights, attention + "q_a_layernorm.weight")
             made.q_a = _found(weights, attention + "q_a_proj.weight")
         if config.is_moe(index):
-            self._add_experts(made, config, prefix + "mlp.", weights)
+            self._add_experts(made, config, index, weights)
         else:
             made.shared = _mlp(weights, prefix + "mlp.")
         if index >= config.num_hidden_layers:
@@ -258,14 +264,34 @@ class NativeModel:
             made.join = _found(weights, prefix + "eh_proj.weight")
         return made
 
-    def _add_experts(self, made: structs.Layer, config: ModelConfig, prefix: str, weights: Weights) -> None:
+    def _add_experts(self, made: structs.Layer, config: ModelConfig, index: int, weights: Weights) -> None:
+        prefix = f"model.layers.{index}.mlp."
         made.router = _found(weights, prefix + "gate.weight")
         if config.topk_method == "noaux_tc":
             made.bias = self._vector(weights, prefix + "gate.e_score_correction_bias")
         if config.n_shared_experts:
             made.shared = _mlp(weights, prefix + "shared_experts.")
-        held = self.shard.experts
-        made.experts = (structs.Mlp * len(held))(*(_mlp(weights, f"{prefix}experts.{e}.") for e in held))
+        made.experts = self._slots(index, weights)
+
+    def _slots(self, index: int, weights: Weights) -> ctypes.Array[structs.Mlp]:
+        """The experts of a layer, slot by slot; those that are no longer held are forgotten."""
+        kept = self._experts.get(index, {})
+        experts = held(self.shard, index, self._placements)
+        names = {expert: f"model.layers.{index}.mlp.experts.{expert}." for expert in experts}
+        parts = ("gate", "up", "down")
+        self._experts[index] = {
+            expert: kept.get(expert) or tuple(weights[f"{name}{part}_proj.weight"] for part in parts)
+            for expert, name in names.items()
+        }
+        return (structs.Mlp * len(experts))(
+            *(structs.Mlp(*map(_packed, self._experts[index][expert])) for expert in experts)
+        )
+
+    def place(self, layer: int, placement: Placement, weights: Weights) -> None:
+        self._placements[layer] = placement
+        self._model.layer[self._here.index(layer)].experts = self._slots(layer, weights)
+        if self._exchange is not None:
+            self._exchange.peers.place(layer, placement)
 
     def _heads(self, config: ModelConfig, weights: Weights, name: str) -> ctypes.Array[structs.Matrix]:
         stack = weights[name + ".weight"]
@@ -284,8 +310,11 @@ class NativeModel:
 
 
 def _found(weights: Weights, name: str) -> structs.Matrix:
-    matrix = weights[name]
-    assert isinstance(matrix, PackedMatrix), f"{name} is packed"
+    return _packed(weights[name])
+
+
+def _packed(matrix: PackedMatrix | Tensor) -> structs.Matrix:
+    assert isinstance(matrix, PackedMatrix), "matrices are packed"
     return _matrix(matrix)
 
 
@@ -295,6 +324,11 @@ def _matrix(matrix: PackedMatrix) -> structs.Matrix:
     return structs.Matrix(
         KINDS.index(matrix.kind), matrix.rows, matrix.columns, matrix.group, matrix.data.data_ptr(), scale
     )
+
+
+def _fixed(weights: Weights) -> dict[str, PackedMatrix | Tensor]:
+    """All but routed experts, which may come and go."""
+    return {name: weight for name, weight in weights.items() if ".mlp.experts." not in name}
 
 
 def _mlp(weights: Weights, prefix: str) -> structs.Mlp:
