@@ -54,24 +54,34 @@ def drawn(popularity: np.ndarray, rng: np.random.Generator) -> list[int]:
 
 
 def zipf(exponent: float, seed: int) -> list[dict[str, Any]]:
-    """One row per deployment. Before: the copies that even loads would ask for, which know nothing of the load."""
+    """One row per deployment. Before: the copies that even loads would ask for, which know nothing of the load.
+
+    again: another placement from the future, though nothing has changed but the draw, judged on a third draw.
+    """
     rng = np.random.default_rng(seed)
     popularity = 1.0 / np.arange(1, EXPERTS + 1) ** exponent
     each = [rng.permutation(popularity) for _ in range(LAYERS)]
-    past, future = ({layer: drawn(each[layer], rng) for layer in range(LAYERS)} for _ in range(2))
+    past, future, third = ({layer: drawn(each[layer], rng) for layer in range(LAYERS)} for _ in range(3))
     rows = []
     for name, (ranks, nodes, copies) in PUBLISHED.items():
         sizes = {"slots": EXPERTS + copies, "groups": GROUPS, "nodes": nodes, "ranks": ranks}
         start = dict.fromkeys(range(LAYERS), balance([1] * EXPERTS, **sizes))
         began = time.perf_counter()
-        made = {layer: balance(past[layer], **sizes) for layer in start}
-        new = {layer: settle(start[layer], made[layer], nodes=1 if GROUPS % nodes else nodes) for layer in start}
+        new = near(start, past, sizes)
         moves, took = plan_moves(start, new), time.perf_counter() - began
+        again = near(new, future, sizes)
         row = {"exponent": exponent, "deployment": name, **judged(past, future, start, new)}
         if EXPERTS % ranks == 0:
             row["contiguous"] = round(imbalance(future, dict.fromkeys(start, Placement.contiguous(EXPERTS, ranks))), 3)
-        rows.append(row | {"moves": len(moves), "slots": LAYERS * sizes["slots"], "planned_s": round(took, 2)})
+        row |= {"moves": len(moves), "slots": LAYERS * sizes["slots"], "planned_s": round(took, 2)}
+        rows.append(row | {"again": judged(future, third, new, again) | {"moves": len(plan_moves(new, again))}})
     return rows
+
+
+def near(old: Placements, load: Load, sizes: dict[str, int]) -> Placements:
+    """What the load asks for, with little to move."""
+    nodes = 1 if GROUPS % sizes["nodes"] else sizes["nodes"]
+    return {layer: settle(old[layer], balance(load[layer], **sizes), nodes=nodes) for layer in old}
 
 
 def judged(past: Load, future: Load, old: Placements, new: Placements) -> dict[str, float]:
