@@ -19,7 +19,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -33,45 +33,65 @@ from measure import ROOT, machine, write
 from fathom import tasks
 from fathom.checkpoint import load_packed
 from fathom.config import ModelConfig, find_model, preset
-from fathom.layout.load import imbalance, predicted_gain
+from fathom.layout.load import LoadWindow, Rebalance, imbalance, predicted_gain
 from fathom.layout.placement import Placement, balance, plan_moves, settle
 from fathom.model import Batch, LatentCache, PackedTransformer
 from fathom.tokenizer import Tokenizer, encode_chat
 
 Placements = dict[int, Placement]
-Load = dict[int, list[int]]
+Load = Mapping[int, Sequence[int]]
 
 # ---- Zipf ---------------------------------------------------------------------------------------------------------
 
-LAYERS, EXPERTS, CHOSEN, GROUPS, TOKENS = 58, 256, 8, 8, 8192
+LAYERS, EXPERTS, CHOSEN, GROUPS, TOKENS = 58, 256, 8, 8, 4096
 PUBLISHED = {"prefill EP32": (32, 4, 32), "decode EP144": (144, 18, 32), "decode EP320": (320, 40, 64)}
 
 
 def drawn(popularity: np.ndarray, rng: np.random.Generator) -> list[int]:
-    """Rows of each expert, of TOKENS tokens with CHOSEN different experts each (Gumbel's trick)."""
+    """Rows of each expert, of TOKENS tokens, half a window, with CHOSEN different experts each (Gumbel's trick)."""
     keys = np.log(popularity) + rng.gumbel(size=(TOKENS, EXPERTS))
     return np.bincount(np.argpartition(-keys, CHOSEN)[:, :CHOSEN].ravel(), minlength=EXPERTS).tolist()
 
 
 def zipf(exponent: float, seed: int) -> list[dict[str, Any]]:
-    """One row per deployment. Before: the copies that even loads would ask for, which know nothing of the load."""
+    """One row per deployment. Before: the copies that even loads would ask for, which know nothing of the load.
+
+    again: what `Rebalance` makes of the future afterwards, though nothing but the draw has changed, judged on a third
+    draw. window: the gain on the very load it was made from; foreseen: what `Proposal.gain` says.
+    """
     rng = np.random.default_rng(seed)
     popularity = 1.0 / np.arange(1, EXPERTS + 1) ** exponent
     each = [rng.permutation(popularity) for _ in range(LAYERS)]
-    past, future = ({layer: drawn(each[layer], rng) for layer in range(LAYERS)} for _ in range(2))
+    halves = [{layer: drawn(each[layer], rng) for layer in range(LAYERS)} for _ in range(6)]
+    windows = [LoadWindow(range(LAYERS), EXPERTS, steps=2) for _ in range(3)]
+    for number, half in enumerate(halves):
+        windows[number // 2].add(half)
+    past, future, third = (window.load() for window in windows)
     rows = []
     for name, (ranks, nodes, copies) in PUBLISHED.items():
         sizes = {"slots": EXPERTS + copies, "groups": GROUPS, "nodes": nodes, "ranks": ranks}
         start = dict.fromkeys(range(LAYERS), balance([1] * EXPERTS, **sizes))
         began = time.perf_counter()
-        made = {layer: balance(past[layer], **sizes) for layer in start}
-        new = {layer: settle(start[layer], made[layer], nodes=1 if GROUPS % nodes else nodes) for layer in start}
+        new = near(start, past, sizes)
         moves, took = plan_moves(start, new), time.perf_counter() - began
         row = {"exponent": exponent, "deployment": name, **judged(past, future, start, new)}
         if EXPERTS % ranks == 0:
             row["contiguous"] = round(imbalance(future, dict.fromkeys(start, Placement.contiguous(EXPERTS, ranks))), 3)
-        rows.append(row | {"moves": len(moves), "slots": LAYERS * sizes["slots"], "planned_s": round(took, 2)})
+        row |= {"moves": len(moves), "slots": LAYERS * sizes["slots"], "planned_s": round(took, 2)}
+        again = Rebalance("manual").propose(windows[1], new, 0, groups=GROUPS, nodes=nodes, asked=True)
+        assert again is not None, "drawn loads always leave something to move"
+        row["again"] = {
+            "window": round(predicted_gain(future, new, again.placements), 3), "foreseen": round(again.gain, 3),
+            "gain": round(predicted_gain(third, new, again.placements), 3), "moves": len(again.moves),
+        }  # fmt: skip
+        rows.append(row)
     return rows
+
+
+def near(old: Placements, load: Load, sizes: dict[str, int]) -> Placements:
+    """What the load asks for, with little to move."""
+    nodes = 1 if GROUPS % sizes["nodes"] else sizes["nodes"]
+    return {layer: settle(old[layer], balance(load[layer], **sizes), nodes=nodes) for layer in old}
 
 
 def judged(past: Load, future: Load, old: Placements, new: Placements) -> dict[str, float]:

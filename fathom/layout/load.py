@@ -72,6 +72,16 @@ class LoadWindow:
         """Rows that each expert received, per layer."""
         return {layer: tuple(rows) for layer, rows in self._total.items()}
 
+    def halves(self) -> tuple[dict[int, tuple[int, ...]], dict[int, tuple[int, ...]]]:
+        """The older and the newer half of `load`; both are all of it while it has but one part."""
+        parts = [part for _, part in self._parts]
+        if len(parts) < 2:
+            return self.load(), self.load()
+        older = parts[: len(parts) // 2]
+        first = {layer: tuple(map(sum, zip(*(part[layer] for part in older), strict=True))) for layer in self.layers}
+        whole = self._total
+        return first, {layer: tuple(map(int.__sub__, whole[layer], rows)) for layer, rows in first.items()}
+
 
 def imbalance(load: Load, placements: Mapping[int, Placement]) -> float:
     """What the busiest ranks of all layers receive over what mean ranks do: the factor by which they wait."""
@@ -101,7 +111,9 @@ def _slowest(load: Load, placements: Mapping[int, Placement]) -> float:
 class Proposal:
     """Placements for all layers, what they should bring, and the moves that lead there.
 
-    imbalance_before, imbalance_after: on the load of the window, old and new placements.
+    The placements are made from the whole window. gain, imbalance_before and imbalance_after are those of the newer
+    half, with the old placements and with such as the older half asks for: the future is not known either, and what
+    fits the very load it was made from looks better than it is.
     """
 
     placements: dict[int, Placement]
@@ -150,13 +162,15 @@ class Rebalance:
             raise ConfigError("experts stay where they are: eplb is off; start with eplb = 'manual' or 'auto'.")
         if not asked and not self.due(steps_since_move):
             return None
-        load = window.load()
-        new = {layer: _better(load[layer], old, groups, nodes) for layer, old in placements.items()}
-        gain = predicted_gain(load, placements, new, expert_share=self.expert_share)
-        moves = plan_moves(placements, new)
-        if not moves or (gain < self.threshold and not asked):
+        (older, newer), load = window.halves(), window.load()
+        tried = {layer: _better(older[layer], old, groups, nodes) for layer, old in placements.items()}
+        gain = predicted_gain(newer, placements, tried, expert_share=self.expert_share)
+        if gain < self.threshold and not asked:
             return None
-        return Proposal(new, tuple(moves), gain, imbalance(load, placements), imbalance(load, new))
+        new = {layer: _better(load[layer], old, groups, nodes) for layer, old in placements.items()}
+        moves = tuple(plan_moves(placements, new))
+        before, after = imbalance(newer, placements), imbalance(newer, tried)
+        return Proposal(new, moves, gain, before, after) if moves else None
 
 
 def _better(load: Sequence[float], old: Placement, groups: int, nodes: int) -> Placement:

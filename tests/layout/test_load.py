@@ -43,6 +43,15 @@ def test_any_length_keeps_about_as_many(steps: int) -> None:
     assert window.steps >= 0.8 * steps
 
 
+def test_halves_are_the_older_and_the_newer_steps() -> None:
+    window = LoadWindow((0,), 2, steps=4)
+    window.add({0: [1, 2]})
+    assert window.halves() == (window.load(), window.load())
+    for rows in ([10, 20], [100, 200], [1000, 2000], [10000, 20000]):
+        window.add({0: rows})
+    assert window.halves() == ({0: (110, 220)}, {0: (11000, 22000)})
+
+
 def test_many_steps_may_come_at_once() -> None:
     window = LoadWindow((0,), 2, steps=10)
     for _ in range(12):
@@ -82,6 +91,37 @@ def test_a_proposal_says_what_it_brings() -> None:
     assert {move.layer for move in found.moves} == {0} and len(found.moves) <= 6
     again = Rebalance("auto", every=10).propose(window, found.placements, 10)
     assert again is None, "what is balanced stays"
+
+
+def drawn(rng: Random, popularity: Sequence[float], rows: int = 2000) -> list[int]:
+    chosen = rng.choices(range(len(popularity)), popularity, k=rows)
+    return [chosen.count(expert) for expert in range(len(popularity))]
+
+
+def test_chance_is_not_taken_for_a_gain() -> None:
+    """All experts are as busy, and every draw is uneven: what fits one draw brings nothing in the next."""
+    layers = range(8)
+    rng, window = Random(0), LoadWindow(layers, 32, steps=2)
+    for _ in range(2):
+        window.add({layer: drawn(rng, [1.0] * 32, rows=400) for layer in layers})
+    start = dict.fromkeys(layers, Placement.contiguous(32, 8))
+    fitted = {layer: balance(load, slots=32, ranks=8) for layer, load in window.load().items()}
+    assert predicted_gain(window.load(), start, fitted) > 1.1
+    found = Rebalance("manual").propose(window, start, 0, asked=True)
+    assert found is not None and 0.95 < found.gain < 1.05
+    assert Rebalance("auto", threshold=1.05, every=1).propose(window, start, 1) is None
+
+
+def test_what_holds_on_is_a_gain_and_comes_true() -> None:
+    rng, window = Random(0), LoadWindow((0,), 32, steps=2)
+    popularity = [1 / (n + 1) ** 0.7 for n in range(32)]
+    for _ in range(2):
+        window.add({0: drawn(rng, popularity)})
+    start = {0: Placement.contiguous(32, 8)}
+    found = Rebalance("auto", every=1).propose(window, start, 1)
+    assert found is not None
+    later = {0: drawn(rng, popularity)}
+    assert found.gain == pytest.approx(predicted_gain(later, start, found.placements), rel=0.1) and found.gain > 1.5
 
 
 def test_copies_start_somewhere_and_follow_the_load() -> None:
