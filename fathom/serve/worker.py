@@ -30,7 +30,7 @@ import msgspec
 from fathom import __version__
 from fathom.batching.request import Output, Request
 from fathom.batching.scheduler import Scheduler
-from fathom.errors import EngineError, FathomError, RequestError
+from fathom.errors import ConfigError, EngineError, FathomError, RequestError
 from fathom.serve import messages
 from fathom.serve.connection import Connection, Door, Gone
 from fathom.serve.secret import read_secret
@@ -244,6 +244,8 @@ def load_engine(hello: messages.Hello) -> tuple[Steps, messages.Ready]:
     from fathom.ops import describe
     from fathom.serve.vocabulary import load_tokenizer
 
+    if hello.layout not in (None, (1, 1, 1, 1)):
+        raise ConfigError(f"layout is {hello.layout} (pp, dp, tp, ep); a replica of several ranks is not served yet.")
     started_s = time.perf_counter()
     asked = {field.name: getattr(hello, field.name, None) for field in fields(EngineConfig)}
     config = EngineConfig(**{name: value for name, value in asked.items() if value is not None})
