@@ -107,7 +107,7 @@ def configured(args: argparse.Namespace) -> ServeConfig:
         host=args.host,
         port=_port(args.port),
         served_name=args.served_name,
-        api_keys=(*args.api_key, *_keys(args.api_key_file)),
+        api_keys=(*args.api_key, *read_keys(args.api_key_file)),
         allow_hosts=tuple(args.allow_host),
         **settings,
         pools=pools,
@@ -175,7 +175,7 @@ def _port(port: int) -> int:
     return port
 
 
-def _keys(file: Path | None) -> list[str]:
+def read_keys(file: Path | None) -> list[str]:
     """The keys in a file, one per line; blank lines and lines that begin with # do not count."""
     if file is None:
         return []

@@ -55,7 +55,7 @@ def test_a_deployment_says_what_options_may_not(tmp_path: Path, capsys: pytest.C
 def test_keys_come_one_to_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "keys"
     file.write_text("# ours\n alpha \n\nbeta\n")
-    assert serve._keys(file) == ["alpha", "beta"] and serve._keys(None) == []
+    assert serve.read_keys(file) == ["alpha", "beta"] and serve.read_keys(None) == []
     file.write_text("# none\n")
     assert "holds no key" in refused(capsys, "--api-key-file", str(file))
 
