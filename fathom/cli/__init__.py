@@ -21,6 +21,7 @@ from fathom.errors import FathomError, InputError
 
 COMMANDS = {
     "serve": "serve a model: page and OpenAI-compatible API",
+    "scale": "show and change the replicas of a running server",
     "chat": "talk to a model in the terminal",
     "generate": "continue one prompt",
     "train": "train a model from a recipe",

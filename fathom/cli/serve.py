@@ -10,14 +10,15 @@ import sys
 import threading
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fathom import __version__
 from fathom.cli.options import add_engine_options, engine_options
 from fathom.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fathom.serve.launch import Started
+    from fathom.layout.deploy import Pool
+    from fathom.serve.launch import ServeConfig, Started
 
 NAME = "serve"
 HELP = "Serve a model: the chat page at / and OpenAI's API at /v1. Listens on this machine only unless told otherwise."
@@ -25,7 +26,13 @@ HELP = "Serve a model: the chat page at / and OpenAI's API at /v1. Listens on th
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fathom serve`."""
-    parser.add_argument("--model", default="nano", help="a model's directory, or nano (default)")
+    parser.add_argument("deploy", nargs="?", type=Path, help="a deployment's TOML file: model, pools, engine, router")
+    parser.add_argument("--model", help="a model's directory, or nano (default)")
+    parser.add_argument("--replicas", type=int, help="engines on this machine, which share its cores (default: 1)")
+    parser.add_argument(
+        "--worker", action="append", default=[], metavar="HOST:PORT", help="an engine that listens there"
+    )
+    parser.add_argument("--worker-secret", type=Path, metavar="FILE", help="what those ask for; a file of mode 600")
     parser.add_argument("--served-name", help="the name clients use (default: the directory's)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port, 0 for any free one (default: %(default)s)")
@@ -46,29 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
-    from fathom.serve.front import Limits
-    from fathom.serve.launch import ServeConfig, Server
+    from fathom.serve.launch import Server
 
-    server = Server(
-        ServeConfig(
-            model=args.model,
-            host=args.host,
-            port=_port(args.port),
-            served_name=args.served_name,
-            api_keys=(*args.api_key, *_keys(args.api_key_file)),
-            allow_hosts=tuple(args.allow_host),
-            **engine_options(args),
-            max_sequences=args.max_sequences,
-            max_batch_tokens=args.max_batch_tokens,
-            num_pages=args.num_pages,
-            spill_path=args.spill,
-            spill_bytes=_bytes(args.spill_gb),
-            drain_s=args.drain,
-            limits=Limits(max_queued=args.max_queued),
-        )
-    )
+    config = configured(args)
+    server = Server(config)
     if not args.json:
-        print(f"fathom {__version__}   loading {args.model} ...", flush=True)
+        print(f"fathom {__version__}   loading {config.model} ...", flush=True)
 
     def on_ready(started: Started) -> None:
         print(json.dumps(_facts(started)) if args.json else block(started, keys=server.has_keys), flush=True)
@@ -77,6 +67,65 @@ def run(args: argparse.Namespace) -> int:
 
     server.run(on_ready)
     return 0
+
+
+def configured(args: argparse.Namespace) -> ServeConfig:
+    """What the options ask for, and the deployment where there is one; an option goes before what the file says.
+
+    Raises: ConfigError: they contradict each other, or the file cannot be used.
+    """
+    from fathom.config import build
+    from fathom.layout.deploy import read_deploy
+    from fathom.serve.deployment import read_engine
+    from fathom.serve.front import Limits
+    from fathom.serve.launch import ENGINE, ServeConfig
+    from fathom.serve.router import RouterConfig
+    from fathom.serve.secret import read_secret
+
+    if args.worker and args.worker_secret is None:
+        raise ConfigError("--worker needs --worker-secret FILE, the secret that the workers were started with.")
+    settings: dict[str, Any] = {}
+    pools, router = _pools(args), RouterConfig()
+    if args.deploy is not None:
+        if args.replicas is not None or args.model is not None:
+            raise ConfigError(f"{args.deploy} says which model and how many replicas; drop --model and --replicas.")
+        deploy = read_deploy(args.deploy)
+        engine = read_engine(deploy.engine, str(args.deploy))
+        settings = {name: getattr(engine, name) for name in ENGINE}
+        pools, router = deploy.pool, build(RouterConfig, deploy.router, f"{args.deploy}: router")
+    given = {
+        **engine_options(args),
+        "max_sequences": args.max_sequences,
+        "max_batch_tokens": args.max_batch_tokens,
+        "num_pages": args.num_pages,
+        "spill_path": args.spill,
+        "spill_bytes": _bytes(args.spill_gb),
+    }
+    settings |= {name: value for name, value in given.items() if value is not None}
+    return ServeConfig(
+        model=deploy.model if args.deploy is not None else args.model or "nano",
+        host=args.host,
+        port=_port(args.port),
+        served_name=args.served_name,
+        api_keys=(*args.api_key, *read_keys(args.api_key_file)),
+        allow_hosts=tuple(args.allow_host),
+        **settings,
+        pools=pools,
+        router=router,
+        workers=tuple(args.worker),
+        secret=read_secret(args.worker_secret) if args.worker else b"",
+        drain_s=args.drain,
+        limits=Limits(max_queued=args.max_queued),
+    )
+
+
+def _pools(args: argparse.Namespace) -> tuple[Pool, ...]:
+    """The replicas that options ask for on this machine: one, unless there are some elsewhere."""
+    from fathom.layout.deploy import Pool
+
+    if args.replicas is None:
+        return () if args.worker else (Pool(),)
+    return (Pool(replicas=args.replicas),)
 
 
 def block(started: Started, *, keys: bool) -> str:
@@ -126,7 +175,7 @@ def _port(port: int) -> int:
     return port
 
 
-def _keys(file: Path | None) -> list[str]:
+def read_keys(file: Path | None) -> list[str]:
     """The keys in a file, one per line; blank lines and lines that begin with # do not count."""
     if file is None:
         return []

@@ -54,6 +54,9 @@ class Watcher(Protocol):
     def changed(self, client: EngineClient) -> None:
         """`client.state` is another one now; what a dead worker had is held in `client.ledger`."""
 
+    def ended(self, pending: Pending) -> None:
+        """A request came to its end by itself."""
+
 
 class EngineClient:
     """One engine worker, kept alive. Args: name: what messages and metrics call it."""
@@ -76,7 +79,7 @@ class EngineClient:
         self.restarts = 0
         self.failure: FathomError | None = None
         self.settled = asyncio.Event()  # ready for the first time, or failed for good
-        self.ledger = Ledger()
+        self.ledger = Ledger(name, None if watcher is None else watcher.ended)
         self._watcher = watcher
         self._link: Link | None = None
         self._keeper: asyncio.Task[None] | None = None

@@ -11,7 +11,7 @@ who crashes alone is the poison and ends with an error; who gets past the place 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -103,9 +103,15 @@ class Pending:
 
 
 class Ledger:
-    """The books of one worker. Fields: poisoned: requests found guilty so far. resumed: handed over again so far."""
+    """The books of one worker.
 
-    def __init__(self) -> None:
+    Args:   name: of the replica that the worker is. ended: told of each request that came to its end by itself.
+    Fields: poisoned: requests found guilty so far. resumed: requests handed over again so far.
+    """
+
+    def __init__(self, name: str = "", ended: Callable[[Pending], None] | None = None) -> None:
+        self.name = name
+        self._ended = ended
         self.pending: dict[str, Pending] = {}
         self.trial: Pending | None = None
         self.poisoned = 0
@@ -135,6 +141,11 @@ class Ledger:
             self.trial = None
         return self._withdraw(pending)
 
+    @property
+    def quarantined(self) -> bool:
+        """Whether requests must wait, because a suspect is on trial or will be."""
+        return self.trial is not None or any(pending.suspect for pending in self.pending.values())
+
     def held(self) -> list[Pending]:
         """Requests that the worker does not have."""
         return [pending for pending in self.pending.values() if not pending.sent_as]
@@ -160,6 +171,8 @@ class Ledger:
         pending.give(pending.take(output), step_s)
         if output.finish_reason is not None:
             self.remove(pending.request.id)
+            if self._ended is not None:
+                self._ended(pending)
         elif pending is self.trial and pending.outputs >= TRIAL_OUTPUTS:
             pending.crashes.clear()
             self.trial = None
@@ -191,6 +204,7 @@ class Ledger:
         for pending in victims:
             pending.sent_as = ""
             pending.crashes.append(crash)
+            pending.failed_on.add(self.name)
         guilty = self.trial if self.trial in victims else None
         if guilty is None:
             return

@@ -19,6 +19,7 @@ from fathom.batching.request import Output, Request, TokenLogprob, leaves_thinki
 from fathom.errors import EngineError, InputError, RequestError, WorkerError
 from fathom.serve.client import EngineClient
 from fathom.serve.errors import ApiError
+from fathom.serve.fleet import Fleet
 from fathom.serve.ledger import Arrival, Inbox
 from fathom.serve.metrics import Metrics
 from fathom.serve.parsers import SegmentParser, StopFilter
@@ -142,12 +143,19 @@ class Waits:
 
 
 class Exchange:
-    """The choices of one HTTP request, running in the engine."""
+    """The choices of one HTTP request, running in the engine. Args: session: see Front.open."""
 
-    def __init__(self, client: EngineClient, choices: Sequence[Choice], metrics: Metrics, waits: Waits) -> None:
+    def __init__(
+        self,
+        client: EngineClient | Fleet,
+        choices: Sequence[Choice],
+        metrics: Metrics,
+        waits: Waits,
+        session: str = "",
+    ) -> None:
         self.choices = list(choices)
         self.clock = Clock()
-        self._client, self._metrics, self._waits = client, metrics, waits
+        self._client, self._metrics, self._waits, self._session = client, metrics, waits, session
         self._inbox = Inbox()
         self._open = {choice.request.id: choice for choice in choices}
 
@@ -167,7 +175,7 @@ class Exchange:
         try:
             requests = [choice.request for choice in self.choices]
             for _, siblings in groupby(requests, lambda request: request.prompt_token_ids):
-                self._client.add(list(siblings), self._inbox)
+                self._client.add(list(siblings), self._inbox, self._session)
         except (EngineError, WorkerError, InputError) as error:
             self.close("unavailable")
             raise unavailable(self._client, error) from error
@@ -257,7 +265,7 @@ class Exchange:
             metrics.per_token_s.observe((clock.last_token - clock.first_token) / (len(choice.token_ids) - 1))
 
 
-def unavailable(client: EngineClient, error: Exception) -> ApiError:
+def unavailable(client: EngineClient | Fleet, error: Exception) -> ApiError:
     """The 503 that tells a client why there is no engine now, and whether to come back."""
     if client.state == "failed":
         return ApiError(503, "the engine failed and is not coming back; see the server's log", code="engine_failed")

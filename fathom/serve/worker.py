@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -268,6 +268,8 @@ def load_engine(hello: messages.Hello) -> tuple[Steps, messages.Ready]:
     started_s = time.perf_counter()
     asked = {field.name: getattr(hello, field.name, None) for field in fields(EngineConfig)}
     config = EngineConfig(**{name: value for name, value in asked.items() if value is not None})
+    if hello.ranks is not None:
+        config = replace(config, eplb=hello.ranks.eplb)
     crew = None if hello.layout in (None, (1, 1, 1, 1)) else Crew.start(_crew_config(hello, config))
     model = load_model(hello.model, mtp=config.mtp, **config.loading) if crew is None else crew.model
     ends = eos_token_ids(model.config, load_tokenizer(Path(hello.model)).eos_id)
@@ -302,6 +304,7 @@ def _crew_config(hello: messages.Hello, config: Any) -> Any:
         port=ranks.port,
         ranks_here=ranks.here,
         token=None if ranks.secret is None else read_secret(Path(ranks.secret)).decode(),
+        redundant=ranks.redundant_experts,
         timeout_s=ranks.timeout_s,
     )
 

@@ -114,8 +114,8 @@ def load(hello: messages.Hello) -> tuple[ScriptedEngine, messages.Ready]:
     tokenizer = Tokenizer.load(hello.model)
     config = SchedulerConfig(max_batch_tokens=64, max_sequences=4, page_tokens=8, num_pages=256, max_context_tokens=512)
     facts = messages.Ready(
-        vocab_size=tokenizer.vocab_size, context=config.context_tokens, fingerprint="scripted", load_s=0.0,
-        max_sequences=config.max_sequences, parameters=1234,
+        vocab_size=tokenizer.vocab_size, context=config.context_tokens, load_s=0.0, parameters=1234,
+        max_sequences=config.max_sequences, fingerprint=os.environ.get("FINGERPRINT", "scripted"),
     )  # fmt: skip
     return ScriptedEngine(tokenizer, config), facts
 

@@ -224,7 +224,7 @@ def test_a_poison_request_is_found_and_the_others_notice_a_pause(scripted_model:
             model="scripted", messages=[{"role": "user", "content": "slow"}], max_tokens=80
         )
         assert texts == [whole.choices[0].message.content] * 3
-        engine = server.server.client
+        engine = server.server.client.replicas[0].client
         assert engine.ledger.poisoned == 1 and engine.restarts == 3
         assert sum(not crash.explained for crash in engine._crashes) == 0  # the budget is as good as new
         metrics = server.http.get("/metrics").text
