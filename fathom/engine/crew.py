@@ -31,7 +31,7 @@ from fathom.layout import Layout
 from fathom.layout.placement import Placement
 from fathom.model import PackedTransformer
 from fathom.parallel.control import Desk, Link
-from fathom.parallel.groups import free_port
+from fathom.parallel.groups import free_port, talk_over
 
 log = logging.getLogger(__name__)
 
@@ -225,6 +225,7 @@ class Crew:
             desk.close()
         for rank, link in self._links.items():
             threading.Thread(target=self._listen, args=(rank, link), name=f"rank {rank}", daemon=True).start()
+        talk_over(config.host)
         order = orders.Load(
             model=str(config.model), layout=(self.layout.pp, self.layout.dp, self.layout.tp, self.layout.ep),
             host=config.host, port=free_port(config.host), timeout_s=config.timeout_s, bits=str(config.bits),

@@ -20,6 +20,7 @@ from fathom.engine import orders
 from fathom.engine.part import Part, Place
 from fathom.errors import FathomError, InputError, WorkerError
 from fathom.parallel.control import Link, report_to
+from fathom.parallel.groups import talk_over
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ def main(arguments: Sequence[str] | None = None, read_token: Callable[[], str] =
     except WorkerError as error:
         log.error("%s", error)
         return error.exit_code
+    talk_over(link.address)
     return follow(link, int(rank))
 
 

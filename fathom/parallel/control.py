@@ -52,6 +52,11 @@ class Link:
     def close(self) -> None:
         self._socket.close()
 
+    @property
+    def address(self) -> str:
+        """This end's."""
+        return str(self._socket.getsockname()[0])
+
     def _read(self, size: int) -> bytes | None:
         parts, left = [], size
         while left:

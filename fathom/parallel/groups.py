@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -10,10 +12,12 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from fathom.config import use_interface
 from fathom.errors import ConfigError
 from fathom.layout import Layout, Shard
 
 Group = dist.ProcessGroup
+SIOCGIFADDR = 0x8915  # netdevice(7); other systems refuse it, and gloo chooses
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,28 @@ def ep_ranks(layout: Layout, rank: int) -> range:
     stage = layout.dp * layout.tp
     first = rank - rank % stage % layout.ep
     return range(first, first + layout.ep)
+
+
+def talk_over(address: str) -> None:
+    """Let tensors travel over the network that this host's `address` is in, not over the one its name stands for."""
+    name = interface_of(address)
+    if name is not None:
+        use_interface(name)
+
+
+def interface_of(address: str) -> str | None:
+    """The network interface that has an IPv4 address; None if that cannot be found out."""
+    try:
+        wanted = socket.inet_aton(address)
+    except OSError:
+        return None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            with suppress(OSError):  # an interface without an address
+                answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+                if answer[20:24] == wanted:
+                    return name
+    return None
 
 
 def free_port(host: str = "127.0.0.1") -> int:
