@@ -209,6 +209,8 @@ class EngineClient:
         finally:
             ended = await link.end(patience_s)
             self._link = None
+        if failed is None and link.process is None and self._phase == "loading":
+            ended += " before its model was loaded; see its log, and whether both sides have the same secret"
         return failed or WorkerError(ended)
 
     async def _converse(self, link: Link) -> FathomError | None:

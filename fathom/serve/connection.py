@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 
-from fathom.errors import ConfigError
+from fathom.errors import ConfigError, InputError
 from fathom.serve import messages
 from fathom.serve.secret import CHALLENGE_BYTES, is_proof
 
@@ -52,7 +52,7 @@ class Connection:
                     self.inbox.put(message)
         except (OSError, Gone):
             pass
-        except ValueError:
+        except (ValueError, InputError):
             log.exception("the front sent what is no message")
         self.close()
         self.inbox.put(None)

@@ -157,10 +157,12 @@ def listen(door: Door, load: Load) -> int:
 
 
 def greeted(connection: Connection) -> messages.Hello:
-    """The first message. Raises: Gone: the front left. ValueError: it said something else."""
+    """The first message. Raises: Gone: the front left, or said something else."""
     hello = connection.next()
     if not isinstance(hello, messages.Hello):
-        raise ValueError(f"the first frame is {type(hello).__name__}; it must be Hello")
+        log.error("the first frame is %s; it must be Hello", type(hello).__name__)
+        connection.close()
+        raise Gone
     return hello
 
 
@@ -298,6 +300,8 @@ def main(arguments: Sequence[str] | None = None, load: Load = load_engine) -> in
     except FathomError as error:
         log.error("%s", error)
         return error.exit_code
+    except KeyboardInterrupt:
+        return 130
 
 
 def _of_this_machine(load: Load, model: str) -> Load:
