@@ -31,10 +31,14 @@ class Gone(Exception):
 
 
 class Connection:
-    """Frames in, by a thread of its own; frames out, each of them whole."""
+    """Frames in, by a thread of its own; frames out, each of them whole.
+
+    Fields: stepping_since: when the step began that runs now (time.monotonic); None if none does.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self.inbox: queue.SimpleQueue[messages.ToWorker | None] = queue.SimpleQueue()  # None: the front is gone
+        self.stepping_since: float | None = None
         self._socket = sock
         self._sending = threading.Lock()
 
@@ -45,7 +49,8 @@ class Connection:
                 while header := stream.read(messages.LENGTH_BYTES):
                     message = messages.unpack_to_worker(stream.read(messages.frame_bytes(header)))
                     if isinstance(message, messages.Ping):
-                        self.send(messages.Pong())
+                        since = self.stepping_since
+                        self.send(messages.Pong(0.0 if since is None else time.monotonic() - since))
                         continue
                     if watch and isinstance(message, messages.Hello):
                         self._socket.settimeout(message.beat_s * message.silent_beats)

@@ -180,13 +180,15 @@ def _work(connection: Connection, engine: Steps) -> None:
             for refused in _take(engine, message, gathering):
                 connection.send(refused)
         idle = False
-        started_s = time.perf_counter()
+        started_s = connection.stepping_since = time.monotonic()
         try:
             outputs = list(engine.step())
         except EngineError as error:
             _give_up(connection, engine, error, gathering)
             continue
-        now_s = time.perf_counter()
+        finally:
+            connection.stepping_since = None
+        now_s = time.monotonic()
         if due := gathering.pass_on(outputs):
             connection.send(messages.Tokens(due, now_s - started_s))
         if now_s - reported_s >= STATS_EVERY_S:
