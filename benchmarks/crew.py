@@ -35,7 +35,7 @@ def requests(vocabulary: int, sequences: int, prompt: int, output: int, turn: in
     draw = torch.Generator().manual_seed(turn)
     params = SamplingParams(max_tokens=output, temperature=0.0, ignore_eos=True)
     return [
-        Request(f"{turn}-{i}", tuple(torch.randint(5, vocabulary, (prompt,), generator=draw).tolist()), params)
+        Request(f"{turn}-{i}", tuple(torch.randint(5, vocabulary, (prompt,), generator=draw).tolist()), params, streamed=False)
         for i in range(sequences)
     ]
 
