@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fathom import __version__
+from fathom.cli.hosts import add_host_options, hosts_of, read_layout
 from fathom.cli.options import add_engine_options, engine_options
 from fathom.errors import ConfigError
 
 if TYPE_CHECKING:
+    from fathom.cli.hosts import Hosts
     from fathom.layout.deploy import Pool
     from fathom.serve.launch import ServeConfig, Started
+    from fathom.serve.messages import Ranks
 
 NAME = "serve"
 HELP = "Serve a model: the chat page at / and OpenAI's API at /v1. Listens on this machine only unless told otherwise."
@@ -47,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spill-gb", type=float, metavar="N", help="the most it may hold, in GB (default: 8)")
     parser.add_argument("--max-queued", type=int, default=256, help="sequences that may wait (default: %(default)s)")
     add_engine_options(parser)
+    add_host_options(parser)
     parser.add_argument("--drain", type=float, default=5.0, help="seconds replies may take to finish on Ctrl-C")
     parser.add_argument("--json", action="store_true", help="print one JSON object when ready")
 
@@ -56,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     from fathom.serve.launch import Server
 
     config = configured(args)
+    if (hosts := hosts_of(args)) is not None and hosts.number > 0:
+        return lend(config, hosts)
     server = Server(config)
     if not args.json:
         print(f"fathom {__version__}   loading {config.model} ...", flush=True)
@@ -66,6 +72,18 @@ def run(args: argparse.Namespace) -> int:
             threading.Thread(target=open_page, args=(started.url,), daemon=True).start()
 
     server.run(on_ready)
+    return 0
+
+
+def lend(config: ServeConfig, hosts: Hosts) -> int:
+    """Run this host's ranks for the one that serves, until that lets them go."""
+    from fathom.engine.join import join
+    from fathom.serve.secret import read_secret
+
+    ranks = hosts.ranks(config.pools[0].layout.world_size)
+    print(f"fathom {__version__}   ranks {ranks[0]} to {ranks[-1]} for {hosts.host}:{hosts.port}", file=sys.stderr)
+    with contextlib.suppress(KeyboardInterrupt):
+        join(hosts.host, hosts.port, ranks, read_secret(hosts.secret).decode())
     return 0
 
 
@@ -87,8 +105,10 @@ def configured(args: argparse.Namespace) -> ServeConfig:
     settings: dict[str, Any] = {}
     pools, router = _pools(args), RouterConfig()
     if args.deploy is not None:
-        if args.replicas is not None or args.model is not None:
-            raise ConfigError(f"{args.deploy} says which model and how many replicas; drop --model and --replicas.")
+        if any(given is not None for given in (args.replicas, args.model, args.layout)):
+            raise ConfigError(
+                f"{args.deploy} says which model and how many replicas; drop --model, --replicas and --layout."
+            )
         deploy = read_deploy(args.deploy)
         engine = read_engine(deploy.engine, str(args.deploy))
         settings = {name: getattr(engine, name) for name in ENGINE}
@@ -102,6 +122,8 @@ def configured(args: argparse.Namespace) -> ServeConfig:
         "spill_bytes": _bytes(args.spill_gb),
     }
     settings |= {name: value for name, value in given.items() if value is not None}
+    if (hosts := hosts_of(args)) is not None:
+        settings["ranks"] = _shared(pools, hosts, settings.get("ranks"))
     return ServeConfig(
         model=deploy.model if args.deploy is not None else args.model or "nano",
         host=args.host,
@@ -121,11 +143,26 @@ def configured(args: argparse.Namespace) -> ServeConfig:
 
 def _pools(args: argparse.Namespace) -> tuple[Pool, ...]:
     """The replicas that options ask for on this machine: one, unless there are some elsewhere."""
+    from fathom.layout import Layout
     from fathom.layout.deploy import Pool
 
+    layout = Layout() if args.layout is None else read_layout(args.layout)
     if args.replicas is None:
-        return () if args.worker else (Pool(),)
-    return (Pool(replicas=args.replicas),)
+        return () if args.worker else (Pool(layout=layout),)
+    return (Pool(replicas=args.replicas, layout=layout),)
+
+
+def _shared(pools: tuple[Pool, ...], hosts: Hosts, ranks: Ranks | None) -> Ranks:
+    """How the ranks of the only replica find each other on several hosts."""
+    from msgspec.structs import replace
+
+    from fathom.serve.messages import Ranks
+
+    if len(pools) != 1 or pools[0].replicas != 1:
+        raise ConfigError(f"{hosts.count} hosts can share one replica; serve the others each by a front of its own.")
+    here = len(hosts.ranks(pools[0].layout.world_size))
+    found = ranks or Ranks()
+    return replace(found, host=hosts.host, port=hosts.port, here=here, secret=str(hosts.secret.resolve()))
 
 
 def block(started: Started, *, keys: bool) -> str:

@@ -33,11 +33,12 @@ class Gone(Exception):
 class Connection:
     """Frames in, by a thread of its own; frames out, each of them whole.
 
-    Fields: stepping_since: when the step began that runs now (time.monotonic); None if none does.
+    Fields: inbox: what came in; None: the front is gone. Failed: the engine itself cannot go on. stepping_since: when
+            the step began that runs now (time.monotonic); None if none does.
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self.inbox: queue.SimpleQueue[messages.ToWorker | None] = queue.SimpleQueue()  # None: the front is gone
+        self.inbox: queue.SimpleQueue[messages.ToWorker | messages.Failed | None] = queue.SimpleQueue()
         self.stepping_since: float | None = None
         self._socket = sock
         self._sending = threading.Lock()
@@ -62,7 +63,7 @@ class Connection:
         self.close()
         self.inbox.put(None)
 
-    def next(self) -> messages.ToWorker:
+    def next(self) -> messages.ToWorker | messages.Failed:
         """The next message. Raises: Gone: there will be none."""
         message = self.inbox.get()
         if message is None:

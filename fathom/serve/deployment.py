@@ -74,12 +74,17 @@ def shared(hello: messages.Hello, replicas: int) -> messages.Hello:
 
 
 def fitted(hello: messages.Hello, pool: Pool, name: str) -> messages.Hello:
-    """The settings of one replica: its pool's layout, and a spill file of its own."""
+    """The settings of one replica: its pool's layout and experts, and a spill file of its own."""
     layout = pool.layout
     degrees = (layout.pp, layout.dp, layout.tp, layout.ep) if layout.world_size > 1 else None
     alone = pool.replicas == 1 and pool.name == Pool().name
     spill = hello.spill_path if hello.spill_path is None or alone else f"{hello.spill_path}.{name}"
-    return msgspec.structs.replace(hello, layout=degrees, spill_path=spill)
+    ranks = hello.ranks
+    if degrees is not None:
+        ranks = msgspec.structs.replace(
+            ranks or messages.Ranks(), redundant_experts=pool.redundant_experts, eplb=pool.eplb
+        )
+    return msgspec.structs.replace(hello, layout=degrees, ranks=ranks, spill_path=spill)
 
 
 def _client(hello: messages.Hello, via: Transport, policy: RestartPolicy, name: str, watcher: Watcher) -> EngineClient:

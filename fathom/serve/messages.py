@@ -33,12 +33,29 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
     """Base of every frame."""
 
 
+class Ranks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How the ranks behind a worker find each other and share experts.
+
+    Fields: host, port: where they find the worker; 0 is any port. here: how many of them run on the worker's host; None
+            is all. secret: the file with the token that those on other hosts must know. timeout_s: the longest that one
+            waits for another in the middle of a step [s]. redundant_experts, eplb: as in layout/deploy.py.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    here: int | None = None
+    secret: str | None = None
+    timeout_s: float = 20.0
+    redundant_experts: int = 0
+    eplb: Literal["off", "auto", "manual"] = "off"
+
+
 class Hello(Message, frozen=True, tag="hello"):
     """The first frame: which model to load, and the limits the engine shall keep. None: the engine's own default.
 
-    Fields: layout: pp, dp, tp and ep of the ranks behind the worker; None is one rank. beat_s: time between two Pings
-            [s]. silent_beats: how many of them may go by without a word. longest_step_s: a step that takes longer
-            hangs [s].
+    Fields: layout: pp, dp, tp and ep of the ranks behind the worker; None is one rank. ranks: more about them. beat_s:
+            time between two Pings [s]. silent_beats: how many of them may go by without a word. longest_step_s: a step
+            that takes longer hangs [s].
     """
 
     model: str
@@ -53,6 +70,7 @@ class Hello(Message, frozen=True, tag="hello"):
     spill_path: str | None = None
     spill_bytes: int | None = None
     layout: tuple[int, int, int, int] | None = None
+    ranks: Ranks | None = None
     beat_s: float = 1.0
     silent_beats: int = 10
     longest_step_s: float = 300.0

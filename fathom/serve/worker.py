@@ -20,17 +20,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from fathom import __version__
 from fathom.batching.request import Output, Request
 from fathom.batching.scheduler import Scheduler
-from fathom.errors import ConfigError, EngineError, FathomError, RequestError
+from fathom.errors import EngineError, FathomError, RequestError, WorkerError
+from fathom.layout import Layout
 from fathom.serve import messages
 from fathom.serve.connection import Connection, Door, Gone
 from fathom.serve.secret import read_secret
@@ -56,6 +57,10 @@ class Steps(Protocol):
     def abort(self, request_id: str) -> object: ...
 
     def step(self) -> Sequence[Output]: ...
+
+    def watch(self, on_lost: Callable[[str], None]) -> None: ...
+
+    def close(self) -> None: ...
 
 
 Load = Callable[[messages.Hello], tuple[Steps, messages.Ready]]
@@ -120,8 +125,22 @@ def serve(sock: socket.socket, load: Load) -> int:
             connection.send(messages.Failed(str(error), error.exit_code))
             return error.exit_code
         connection.send(facts)
-        _work(connection, engine)
+        return _work_or_fail(connection, engine)
     return 0
+
+
+def _work_or_fail(connection: Connection, engine: Steps) -> int:
+    """Work until told to leave, or until the engine cannot go on; returns the exit code. Raises: Gone."""
+    engine.watch(lambda report: connection.inbox.put(messages.Failed(report)))
+    try:
+        _work(connection, engine)
+        return 0
+    except WorkerError as error:
+        log.error("%s", error)
+        connection.send(messages.Failed(str(error), error.exit_code))
+        return error.exit_code
+    finally:
+        engine.close()
 
 
 def _read(connection: Connection) -> None:
@@ -149,8 +168,7 @@ def listen(door: Door, load: Load) -> int:
                 connection.close()
                 continue
             connection.send(facts)
-            _work(connection, engine)
-            return 0
+            return _work_or_fail(connection, engine)
         if loaded is not None:
             for request_id in list(loaded[1].scheduler.live):
                 loaded[1].abort(request_id)
@@ -167,7 +185,7 @@ def greeted(connection: Connection) -> messages.Hello:
 
 
 def _work(connection: Connection, engine: Steps) -> None:
-    """Step the engine until told to leave. Raises: Gone: the front left."""
+    """Step the engine until told to leave. Raises: Gone: the front left. WorkerError: a rank is lost."""
     reported_s, idle, gathering = 0.0, False, Gathering()
     while True:
         while not connection.inbox.empty() or not engine.has_work:
@@ -177,6 +195,8 @@ def _work(connection: Connection, engine: Steps) -> None:
             message = connection.next()
             if isinstance(message, messages.Shutdown):
                 return
+            if isinstance(message, messages.Failed):
+                raise WorkerError(message.message)
             for refused in _take(engine, message, gathering):
                 connection.send(refused)
         idle = False
@@ -244,18 +264,20 @@ def load_engine(hello: messages.Hello) -> tuple[Steps, messages.Ready]:
     """The real engine with its model, and the facts about them."""
     from fathom.cost import info
     from fathom.engine import Engine, EngineConfig, load_model
+    from fathom.engine.crew import Crew
     from fathom.engine.load import eos_token_ids
     from fathom.ops import describe
     from fathom.serve.vocabulary import load_tokenizer
 
-    if hello.layout not in (None, (1, 1, 1, 1)):
-        raise ConfigError(f"layout is {hello.layout} (pp, dp, tp, ep); a replica of several ranks is not served yet.")
     started_s = time.perf_counter()
     asked = {field.name: getattr(hello, field.name, None) for field in fields(EngineConfig)}
     config = EngineConfig(**{name: value for name, value in asked.items() if value is not None})
-    model = load_model(hello.model, mtp=config.mtp, **config.loading)
+    if hello.ranks is not None:
+        config = replace(config, eplb=hello.ranks.eplb)
+    crew = None if hello.layout in (None, (1, 1, 1, 1)) else Crew.start(_crew_config(hello, config))
+    model = load_model(hello.model, mtp=config.mtp, **config.loading) if crew is None else crew.model
     ends = eos_token_ids(model.config, load_tokenizer(Path(hello.model)).eos_id)
-    engine = Engine(model, config=config, eos_token_ids=ends)
+    engine = Engine(model, config=config, eos_token_ids=ends, crew=crew)
     backends = {row["op"]: row["answers"] for row in describe()}
     facts = messages.Ready(
         vocab_size=model.config.vocab_size,
@@ -267,6 +289,28 @@ def load_engine(hello: messages.Hello) -> tuple[Steps, messages.Ready]:
         backends=backends,
     )
     return engine, facts
+
+
+def _crew_config(hello: messages.Hello, config: Any) -> Any:
+    """The crew that a front asks for, for the settings of its engine."""
+    from fathom.engine.crew import CrewConfig
+
+    assert hello.layout is not None, "one rank needs no crew"
+    ranks = hello.ranks or messages.Ranks()
+    return CrewConfig(
+        model=hello.model,
+        layout=Layout(*hello.layout),
+        bits=config.bits,
+        load=config.load,
+        mtp=config.mtp,
+        threads=config.threads,
+        host=ranks.host,
+        port=ranks.port,
+        ranks_here=ranks.here,
+        token=None if ranks.secret is None else read_secret(Path(ranks.secret)).decode(),
+        redundant=ranks.redundant_experts,
+        timeout_s=ranks.timeout_s,
+    )
 
 
 def fingerprint(directory: Path, *arithmetic: str) -> str:

@@ -57,6 +57,10 @@ class ScriptedEngine:
         self.slow.discard(request_id)
         return self.scheduler.abort(request_id)
 
+    def watch(self, on_lost) -> None: ...
+
+    def close(self) -> None: ...
+
     def step(self) -> list[Output]:
         plan = self.scheduler.schedule(3 if self.guessing & self.scheduler.live.keys() else 0)
         if self.slow & self.scheduler.live.keys():
