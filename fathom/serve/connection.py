@@ -33,8 +33,8 @@ class Gone(Exception):
 class Connection:
     """Frames in, by a thread of its own; frames out, each of them whole.
 
-    Fields: inbox: what came in; None: the front is gone. Failed: the engine itself cannot go on. stepping_since: when
-            the step began that runs now (time.monotonic); None if none does.
+    Attributes: inbox: what came in; None: the front is gone. Failed: the engine itself cannot go on. stepping_since:
+                when the step began that runs now (time.monotonic); None if none does.
     """
 
     def __init__(self, sock: socket.socket) -> None:
