@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -24,7 +25,8 @@ from fathom.serve.launch import ServeConfig
 from fathom.serve.ledger import Inbox
 from fathom.serve.messages import Hello
 from fathom.serve.transport import WORKER
-from tests.serve.conftest import Running, running
+from fathom.tokenizer import Tokenizer
+from tests.serve.conftest import SCRIPTED, Running, running
 from tests.serve.test_launch import children
 
 pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="looks for what is left in /proc")
@@ -147,3 +149,57 @@ def test_clients_read_the_same_text_when_the_one_worker_is_killed(tiny_model: Pa
         os.kill(server.server.client.replicas[0].client.pid, signal.SIGKILL)
         assert [future.result() for future in disturbed] == undisturbed
         assert server.server.client.restarts == 1 and server.server.client.resumed > 0
+
+
+@pytest.mark.slow
+def test_many_signals_in_half_a_minute_lose_nothing(scripted_model: Path) -> None:
+    """Replicas are killed or stopped while they work, load and load again; clients come, read, and sometimes leave."""
+    rng = Random(5)
+    asked = tuple(Tokenizer.load(scripted_model).encode("slow"))
+    truth: dict[int, list[int]] = {}
+    ended: Counter[str] = Counter()
+
+    async def client(fleet: Fleet, number: int, until_s: float) -> None:
+        while time.monotonic() < until_s:
+            seed = rng.randrange(6)
+            params = SamplingParams(max_tokens=20 + seed * 10, temperature=0.7, seed=seed)
+            request, inbox, tokens = Request(f"{number}-{ended.total()}", asked, params), Inbox(), []
+            fleet.add([request], inbox, session=str(number))
+            leaves = rng.random() < 0.1
+            while True:
+                event = (await asyncio.wait_for(inbox.queue.get(), 30)).event
+                assert isinstance(event, Output), event
+                tokens += event.token_ids
+                if event.finish_reason:
+                    assert truth.setdefault(seed, tokens) == tokens and len(tokens) == params.max_tokens
+                    ended["whole"] += 1
+                    break
+                if leaves and len(tokens) > 5:
+                    fleet.abort(request.id)
+                    ended["left"] += 1
+                    break
+
+    async def signals(fleet: Fleet, until_s: float) -> None:
+        while time.monotonic() < until_s:
+            await asyncio.sleep(rng.uniform(0.05, 0.4))
+            clients = [replica.client for replica in fleet.replicas if not replica.client.ledger.quarantined]
+            if pids := [client.pid for client in clients if client.pid]:
+                os.kill(rng.choice(pids), rng.choice([signal.SIGKILL] * 4 + [signal.SIGSTOP]))
+                ended["signals"] += 1
+
+    async def main() -> None:
+        hello = Hello(str(scripted_model), beat_s=0.05, silent_beats=20)
+        fleet = build_fleet(hello, (Pool(replicas=3),), command=SCRIPTED)
+        for replica in fleet.replicas:
+            replica.client.policy = RestartPolicy(restarts=1000, first_pause_s=0.01, longest_pause_s=0.05)
+        fleet.start()
+        await fleet.settled.wait()
+        until_s = time.monotonic() + 30
+        await asyncio.gather(signals(fleet, until_s - 3), *[client(fleet, number, until_s) for number in range(12)])
+        assert fleet.in_flight == 0 and fleet.poisoned == 0
+        await fleet.stop()
+
+    before = open_files(), children(os.getpid())
+    asyncio.run(main())
+    assert (open_files(), children(os.getpid())) == before
+    assert ended["signals"] >= 60 and ended["whole"] >= 30, ended
