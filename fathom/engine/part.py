@@ -45,9 +45,13 @@ class Part:
             meeting = Meeting(order.host, order.port, order.timeout_s)
             return Ranks(shard, self._held.enter_context(joined(shard, meeting)), place.note)
 
-        self.model: PackedTransformer = load_part(
-            order.model, layout, rank, meet, bits=order.bits, threads=threads, load=order.load, mtp=order.mtp
-        )
+        try:
+            self.model: PackedTransformer = load_part(
+                order.model, layout, rank, meet, bits=order.bits, threads=threads, load=order.load, mtp=order.mtp
+            )
+        except BaseException:
+            self._held.close()  # a process has one default group: whoever tries again needs a new one
+            raise
         self.load_s = monotonic() - started_s
         self.runner: Runner | None = None
 
