@@ -34,10 +34,8 @@ LARGE = 4 << 20  # bytes of a question whose time is the bandwidth's
 def requests(vocabulary: int, sequences: int, prompt: int, output: int, turn: int) -> list[Request]:
     draw = torch.Generator().manual_seed(turn)
     params = SamplingParams(max_tokens=output, temperature=0.0, ignore_eos=True)
-    return [
-        Request(f"{turn}-{i}", tuple(torch.randint(5, vocabulary, (prompt,), generator=draw).tolist()), params, streamed=False)
-        for i in range(sequences)
-    ]
+    prompts = torch.randint(5, vocabulary, (sequences, prompt), generator=draw).tolist()
+    return [Request(f"{turn}-{i}", tuple(ids), params, streamed=False) for i, ids in enumerate(prompts)]
 
 
 def measured(engine: Engine, case: str, turn: int) -> dict[str, float]:

@@ -53,10 +53,14 @@ class Part:
             self._groups = self._open.enter_context(joined(shard, meeting, order.rooms))
             return Ranks(shard, self._groups, place.note)
 
-        self.model: PackedTransformer = load_part(
-            order.model, layout, rank, meet, bits=order.bits, threads=threads, load=order.load, mtp=order.mtp,
-            redundant=order.redundant,
-        )
+        try:
+            self.model: PackedTransformer = load_part(
+                order.model, layout, rank, meet, bits=order.bits, threads=threads, load=order.load, mtp=order.mtp,
+                redundant=order.redundant,
+            )
+        except BaseException:
+            self._open.close()  # a process has one default group: whoever tries again needs a new one
+            raise
         self.load_s = monotonic() - started_s
         self.runner: Runner | None = None
         self._order = order

@@ -154,7 +154,7 @@ class NativeModel:
         self._hidden, self._padded = config.hidden_size, -(-config.vocab_size // BLOCK_ROWS) * BLOCK_ROWS
         self._vocabulary = config.vocab_size
         self._space = torch.empty(0, dtype=torch.uint8)
-        self._tokens = self._arrivals = 0
+        self._tokens = self._arrivals = -1  # even no tokens need some space
         self._team = library.open_team(threads)
 
     def __del__(self) -> None:
