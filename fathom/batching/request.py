@@ -86,7 +86,8 @@ class Request(msgspec.Struct, frozen=True):
     """What a client asks of the engine.
 
     Fields: cache_salt: keeps its cached pages apart from those with another salt. streamed: whether somebody reads
-            along; where nobody does, only the end counts, not the time between tokens.
+            along; where nobody does, only the end counts, not the time between tokens. emitted_token_ids: tokens of
+            its reply that somebody has already, from an engine that is gone: this one goes on after them.
     """
 
     id: str
@@ -95,6 +96,7 @@ class Request(msgspec.Struct, frozen=True):
     arrival_s: float = 0.0
     cache_salt: str = ""
     streamed: bool = True
+    emitted_token_ids: tuple[int, ...] = ()
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -108,9 +110,10 @@ class TokenLogprob(msgspec.Struct, frozen=True):
 class Output(msgspec.Struct, frozen=True):
     """What one step did for one request: new tokens, or (none yet) how much of its prompt has been read.
 
-    Fields: read_tokens: prompt tokens whose latents are in the cache. cached_tokens: those of them that were found
-            there, not computed for this request. logprobs: one per token if asked for, else empty. accepted_drafts,
-            rejected_drafts: guessed tokens that this step found right, and wrong.
+    Fields: read_tokens: prompt tokens whose latents are in the cache. cached_tokens: those of them that were found,
+            not computed for this request; disk_tokens: those of these that a file gave back. logprobs: one per token
+            if asked for, else empty. accepted_drafts, rejected_drafts: guessed tokens that this step found right, and
+            wrong.
     """
 
     request_id: str
@@ -121,6 +124,7 @@ class Output(msgspec.Struct, frozen=True):
     logprobs: tuple[TokenLogprob, ...] = ()
     accepted_drafts: int = 0
     rejected_drafts: int = 0
+    disk_tokens: int = 0
 
 
 class State(StrEnum):
@@ -153,6 +157,7 @@ class Sequence:
     drafts: tuple[int, ...] = ()
     running: bool = False
     cached_tokens: int = 0
+    disk_tokens: int = 0
     preemptions: int = 0
     thought: bool = False
     finish_reason: FinishReason | None = None
@@ -194,6 +199,21 @@ class Sequence:
         """Tokens before the end of thinking is forced; None if nothing limits it, or it has ended."""
         thinking = self.request.params.thinking
         return None if thinking is None or self.thought else max(0, thinking.budget_tokens - self.output_tokens)
+
+    def resume(self, eos_token_ids: frozenset[int]) -> None:
+        """Take in the tokens that another engine sampled for this request: from here on all is as if here.
+
+        Raises: RequestError: one of them ended the reply; there is nothing left to do.
+        """
+        for at, token_id in enumerate(self.request.emitted_token_ids):
+            self.append(token_id, eos_token_ids)
+            if self.finish_reason is not None:
+                raise RequestError(
+                    f"token {at} of the {len(self.request.emitted_token_ids)} emitted ones, {token_id}, ended the reply"
+                    f" ({self.finish_reason}); only a reply that has not ended can be resumed.",
+                    param="emitted_token_ids",
+                    code="already_ended",
+                )
 
     def append(self, token_id: int, eos_token_ids: frozenset[int]) -> None:
         """Add a sampled token and decide whether it was the last."""

@@ -59,6 +59,7 @@ class Scheduler:
         self.steps = 0
         self.preemptions = 0
         self.prefix_hit_tokens = 0
+        self.disk_hit_tokens = 0
         self._drafted: Counter[int] = Counter()  # by depth: 0 is the guess for the token next to come
         self._accepted: Counter[int] = Counter()
         self._added = 0
@@ -81,9 +82,9 @@ class Scheduler:
         return tuple(self._accepted[depth] for depth in range(len(self._drafted)))
 
     def add(self, request: Request) -> None:
-        """Queue a request.
+        """Queue a request; one with emitted tokens goes on after them, and its outputs hold only what is new.
 
-        Raises: RequestError: its id is taken, its prompt is empty, or it could never fit.
+        Raises: RequestError: its id is taken, its prompt is empty, it could never fit, or it has ended already.
         """
         prompt, limit = request.prompt_token_ids, self.config.context_tokens
         if request.id in self.live:
@@ -98,8 +99,9 @@ class Scheduler:
                 code="context_length_exceeded",
             )
         key = (self.steps + request.params.priority * self.config.priority_steps, self._added)
-        self._added += 1
         sequence = Sequence(request=request, key=key, tokens=list(prompt))
+        sequence.resume(self.eos_token_ids)
+        self._added += 1
         self.live[request.id] = sequence
         insort(self.waiting, sequence, key=_key)
 
@@ -140,6 +142,7 @@ class Scheduler:
             step=self.steps,
             rows=tuple([row_of(sequence, count, tables, max_drafts) for sequence, count in self._planned.items()]),
             spills=tuple(tables.spills),
+            spill_names=tuple(tables.spill_names),
             copies=tuple(tables.copies),
             restores=tuple(tables.restores),
             preempted=tuple(self._preempted),
@@ -235,9 +238,11 @@ class Scheduler:
         before = sequence.computed
         restored, more = self.tables.reuse(sequence, self._budget.pages)
         self._budget.spend_pages(restored)
-        if sequence.preemptions == 0:
+        if sequence.preemptions == 0 and not sequence.request.emitted_token_ids:
             sequence.cached_tokens += sequence.computed - before
+            sequence.disk_tokens += restored * self.config.page_tokens
             self.prefix_hit_tokens += sequence.computed - before
+            self.disk_hit_tokens += restored * self.config.page_tokens
         return not more
 
     def _read(self, sequence: Sequence) -> None:

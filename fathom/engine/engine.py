@@ -22,14 +22,18 @@ from fathom.batching.plan import Plan, Sampled
 from fathom.batching.request import Output, Request
 from fathom.batching.scheduler import Scheduler
 from fathom.batching.steptime import StepTime
+from fathom.engine.kept import KeptFile
 from fathom.engine.load import pages_that_fit, read_bits, read_load, read_numerics
 from fathom.engine.record import StepLog, StepRecord
 from fathom.engine.replay import describe_engine
 from fathom.engine.runner import Runner
 from fathom.engine.spec_policy import SpecPolicy, read_spec
 from fathom.engine.spill import LostPages, SpillFile
+from fathom.engine.transfer import page_format
 from fathom.errors import ConfigError, RequestError
 from fathom.model import LatentCache, Model
+
+SAVED_AT_ONCE = 16  # pages; a request that arrives meanwhile waits for them
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,9 @@ class EngineConfig:
             contexts. bits, threads, numerics, load: as `load_model` has them, for a model loaded by name; bits sets the
             width of the cached latents then. record: path of a step log; None keeps none.
             spill_path: a free name on a fast disk for the file that keeps pages evicted from memory, up to
-            `spill_bytes`; None keeps none. spec: tokens to guess per sequence and step with the model's MTP module: 1
-            to 4, off, or auto for as many as pay (none without one).
+            `spill_bytes`; None keeps none. cache_dir: instead, a folder that keeps them for later processes with the
+            same model too; not with `record`, which tells of a cache that began empty. spec: tokens to guess per
+            sequence and step with the model's MTP module: 1 to 4, off, or auto for as many as pay (none without one).
     """
 
     max_batch_tokens: int = 512
@@ -56,6 +61,7 @@ class EngineConfig:
     record: str | None = None
     max_stretch: float = SchedulerConfig.max_stretch
     spill_path: str | None = None
+    cache_dir: str | None = None
     spill_bytes: int = 8 * 10**9
     spec: str | int = "auto"
 
@@ -66,6 +72,12 @@ class EngineConfig:
         read_load(self.load)
         if not 0.0 < self.memory_fraction <= 1.0:
             raise ConfigError(f"memory_fraction is {self.memory_fraction}; it must be above 0 and at most 1.")
+        for name in ("spill_path", "record"):
+            if self.cache_dir is not None and getattr(self, name) is not None:
+                raise ConfigError(
+                    f"cache_dir is {self.cache_dir} and {name} is {getattr(self, name)}; only one of them can be "
+                    "given. Leave one out."
+                )
 
     @property
     def loading(self) -> dict[str, Any]:
@@ -83,8 +95,9 @@ class EngineConfig:
 class EngineStats:
     """The engine now, and its counts since it began. step_s: duration of the latest step [s].
 
-    copied_pages were shared by siblings until one wrote into them; spilled_pages went to the spill file, restored_pages
-    came back from it, lost_pages would have, but were damaged.
+    prefix_hit_tokens were found, not computed; disk_hit_tokens are those of them that a file gave back. copied_pages
+    were shared by siblings until one wrote into them; spilled_pages went to the file, restored_pages came back from it,
+    lost_pages would have, but were damaged.
     drafted_by_depth, accepted_by_depth: guesses that were verified, and those that were right: first the ones for the
     token next to come, then for the one after it, and so on.
     """
@@ -106,6 +119,7 @@ class EngineStats:
     step_s: float
     drafted_by_depth: tuple[int, ...] = ()
     accepted_by_depth: tuple[int, ...] = ()
+    disk_hit_tokens: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -124,12 +138,13 @@ class Engine:
         self.cache = LatentCache(
             model.config, limits.num_pages, limits.page_tokens, dtype=model.compute_dtype, device=model.device, mtp=mtp
         )
-        spill = None
-        if self.config.spill_path is not None:
-            spill = SpillFile(self.config.spill_path, self.config.spill_bytes, self.cache)
+        spill = self._spill_file()
+        if spill is not None:
             limits = replace(limits, spill_slots=spill.num_slots)
         self.step_time = StepTime()
         self.scheduler = Scheduler(limits, eos_token_ids, self.step_time)
+        if isinstance(spill, KeptFile):
+            self.scheduler.tables.keep(spill.kept())
         self.runner = Runner(model, self.cache, spill)
         self._log: StepLog | None = None
         if self.config.record:
@@ -176,6 +191,19 @@ class Engine:
         self._sampled_tokens += sum(len(output.token_ids) for output in outputs)
         return outputs
 
+    def save_pages(self, most: int = SAVED_AT_ONCE) -> bool:
+        """Write up to `most` pages that are only in memory to the cache folder; whether more are left.
+
+        For moments without work: then they are there for the next process, and need no writing once they are evicted.
+        """
+        tables = self.scheduler.tables
+        if moves := tables.save(most):
+            assert self.runner.spill is not None, "tables keep pages only where there is a file"
+            for page, slot, name in moves:
+                self.runner.spill.write(page, slot, name)
+            tables.spill.settle()
+        return bool(moves) and tables.unsaved > 0
+
     def _execute(self) -> tuple[Plan, list[Sampled]]:
         """The next plan, carried out and timed; planned again as long as it relies on pages that prove lost."""
         while True:
@@ -205,6 +233,7 @@ class Engine:
             steps=scheduler.steps,
             preemptions=scheduler.preemptions,
             prefix_hit_tokens=scheduler.prefix_hit_tokens,
+            disk_hit_tokens=scheduler.disk_hit_tokens,
             evictions=pool.evictions,
             copied_pages=tables.copied,
             spilled_pages=tables.spill.spilled,
@@ -216,6 +245,15 @@ class Engine:
             drafted_by_depth=scheduler.drafted_by_depth,
             accepted_by_depth=scheduler.accepted_by_depth,
         )
+
+    def _spill_file(self) -> SpillFile | None:
+        """The file beside the memory, should there be one."""
+        config = self.config
+        if config.spill_path is not None:
+            return SpillFile(config.spill_path, config.spill_bytes, self.cache)
+        if config.cache_dir is not None:
+            return KeptFile(config.cache_dir, config.spill_bytes, self.cache, page_format(self.model, self.cache))
+        return None
 
     def _limits(self, model: Model) -> SchedulerConfig:
         config = self.config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from itertools import repeat
 from time import perf_counter
 
 import torch
@@ -66,8 +67,8 @@ class Runner:
     def _move(self, plan: Plan) -> None:
         """Move whole pages as the plan says: out to the spill file, within the cache, back from the file."""
         self.restore_s = 0.0
-        for page, slot in plan.spills:
-            self._spill_file.write(page, slot)
+        for (page, slot), name in zip(plan.spills, plan.spill_names or repeat(b""), strict=False):
+            self._spill_file.write(page, slot, name)
         if plan.copies:
             self.cache.copy_pages(plan.copies)
         if plan.restores:

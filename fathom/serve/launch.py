@@ -48,6 +48,7 @@ class ServeConfig:
     spec: str | None = None
     spill_path: str | None = None
     spill_bytes: int | None = None
+    cache_dir: str | None = None
     drain_s: float = 5.0
     limits: Limits = field(default_factory=Limits)
 
@@ -85,6 +86,7 @@ class Server:
             spec=config.spec,
             spill_path=config.spill_path,
             spill_bytes=config.spill_bytes,
+            cache_dir=config.cache_dir,
         )
         self.client = EngineClient(hello) if command is None else EngineClient(hello, command=command)
         self.front = Front(served, self.client, config.limits)

@@ -38,6 +38,7 @@ class Hello(Message, frozen=True, tag="hello"):
     spec: str | None = None
     spill_path: str | None = None
     spill_bytes: int | None = None
+    cache_dir: str | None = None
 
 
 class Add(Message, frozen=True, tag="add"):
@@ -98,7 +99,7 @@ class Refused(Message, frozen=True, tag="refused"):
 class Stats(Message, frozen=True, tag="stats"):
     """The engine's state, a few times a second while it works and once when it falls idle.
 
-    Fields: see EngineStats. slots_used: pages that lie in the spill file.
+    Fields: see EngineStats. slots_used: pages that lie in the spill file, or in the cache folder.
     """
 
     running: int = 0

@@ -68,7 +68,7 @@ class Metrics:
         self.finished = self._counter("choices_finished_total", "Generated choices by finish reason.")
         self.aborted = self._counter("requests_aborted_total", "Generations given up, by reason.")
         self.prompt_tokens = self._counter("prompt_tokens_total", "Prompt tokens read.")
-        self.cached_tokens = self._counter("prompt_tokens_cached_total", "Prompt tokens found in the prefix cache.")
+        self.cached_tokens = self._counter("prompt_tokens_cached_total", "Prompt tokens found, by where: memory, disk.")
         self.output_tokens = self._counter("generation_tokens_total", "Tokens generated.")
         self.reasoning_tokens = self._counter("reasoning_tokens_total", "Tokens generated inside thinking.")
         self.drafted = self._counter("spec_decode_num_draft_tokens_total", "Tokens guessed ahead and verified.")

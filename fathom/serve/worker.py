@@ -32,6 +32,7 @@ from fathom.serve import messages
 log = logging.getLogger(__name__)
 
 STATS_EVERY_S = 0.25
+SAVING_S = 2.0  # before leaving; less than RestartPolicy.goodbye_s, after which the front ends this process
 GATHERED_TOKENS = 32  # of a request that nobody watches, sent as one
 PROBE_BYTES = 1 << 20  # enough of a file's ends to tell two trainings apart, little enough for 700 GB
 
@@ -50,6 +51,8 @@ class Steps(Protocol):
     def abort(self, request_id: str) -> object: ...
 
     def step(self) -> Sequence[Output]: ...
+
+    def save_pages(self) -> bool: ...
 
 
 Load = Callable[[messages.Hello], tuple[Steps, messages.Ready]]
@@ -126,8 +129,11 @@ def _work(connection: socket.socket, inbox: queue.SimpleQueue[messages.ToWorker]
             if not engine.has_work and not idle and inbox.empty():
                 connection.sendall(messages.pack(_stats(engine.scheduler)))
                 idle = True
+            while not engine.has_work and inbox.empty() and engine.save_pages():
+                pass
             message = inbox.get()
             if isinstance(message, messages.Shutdown):
+                _save_all(engine)
                 return 0
             for refused in _take(engine, message, gathering):
                 connection.sendall(messages.pack(refused))
@@ -144,6 +150,15 @@ def _work(connection: socket.socket, inbox: queue.SimpleQueue[messages.ToWorker]
         if now_s - reported_s >= STATS_EVERY_S:
             connection.sendall(messages.pack(_stats(engine.scheduler)))
             reported_s = now_s
+
+
+def _save_all(engine: Steps) -> None:
+    """Before leaving: what the next process would else compute again, as far as the front has patience."""
+    until_s = time.perf_counter() + SAVING_S
+    while engine.save_pages():
+        if time.perf_counter() > until_s:
+            log.warning("cache folder: not all pages could be written in %.1f s", SAVING_S)
+            return
 
 
 def _take(engine: Steps, message: messages.ToWorker, gathering: Gathering) -> Iterator[messages.Refused]:

@@ -178,3 +178,22 @@ def test_siblings_have_seeds_of_their_own_and_the_first_has_the_caller_s():
         assert seeds[0] == seed
         assert len(set(seeds)) == 16
         assert all(SamplingParams(seed=each).seed == each for each in seeds)
+
+
+def test_emitted_tokens_count_as_output():
+    params = SamplingParams(max_tokens=5, thinking=ThinkingParams(END, 4))
+    begun = Sequence(Request("a", (1, 2), params, emitted_token_ids=(3, 4)), (0, 0), [1, 2])
+    begun.resume(frozenset({7}))
+    assert (begun.tokens, begun.output_tokens, begun.room, begun.thinking_left) == ([1, 2, 3, 4], 2, 3, 2)
+    thought = Sequence(Request("a", (1, 2), params, emitted_token_ids=(3, END)), (0, 0), [1, 2])
+    thought.resume(frozenset({7}))
+    assert thought.thought and thought.thinking_left is None
+
+
+@pytest.mark.parametrize(("emitted", "at"), [((3, 7), 1), ((7, 3), 0), ((6,), 0), ((1, 2, 3), 2), ((1, 2, 3, 4), 2)])
+def test_a_reply_that_has_ended_is_not_resumed(emitted, at):
+    params = SamplingParams(max_tokens=3, stop_token_ids=(6,))
+    sequence = Sequence(Request("a", (1,), params, emitted_token_ids=emitted), (0, 0), [1])
+    with pytest.raises(RequestError, match=f"token {at} of the {len(emitted)} emitted") as caught:
+        sequence.resume(frozenset({7}))
+    assert caught.value.code == "already_ended"

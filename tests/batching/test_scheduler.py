@@ -277,3 +277,27 @@ def test_penalties_and_only_they_carry_the_tokens_so_far():
     seen = {row.request_id: (row.sampling.prompt_ids, row.sampling.output_ids) for row in plans[2].rows}
     so_far = tuple(tokens["plain"][:2])
     assert seen == {"plain": ((), ()), "output": ((), so_far), "both": ((1, 2), so_far)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(workloads(), st.randoms(use_true_random=False))
+def test_resumed_requests_go_on_where_they_stopped(workload, rng):
+    """Each is cut at some point of its reply; what is left comes, and only that, whatever else runs beside it."""
+    config, arrivals, _ = workload
+    cut = {}
+    for requests in arrivals.values():
+        for at, each in enumerate(requests):
+            whole = alone(each)
+            kept = rng.randrange(len(whole))
+            requests[at] = msgspec.structs.replace(each, emitted_token_ids=tuple(whole[:kept]))
+            cut[each.id] = whole[kept:]
+    scheduler = Scheduler(config, [EOS])
+    tokens, _, _ = run(scheduler, arrivals)
+    assert tokens == cut and scheduler.pool.used == 0
+
+
+def test_an_ended_reply_is_refused_and_leaves_nothing():
+    scheduler = Scheduler(SchedulerConfig(8, 2, 4, 8), [EOS])
+    with pytest.raises(RequestError, match="ended the reply"):
+        scheduler.add(Request("a", (1, 2), SamplingParams(max_tokens=9), emitted_token_ids=(3, EOS)))
+    assert not scheduler.has_work and not scheduler.waiting

@@ -58,6 +58,9 @@ class ScriptedEngine:
         self.slow.discard(request_id)
         return self.scheduler.abort(request_id)
 
+    def save_pages(self) -> bool:
+        return False
+
     def step(self) -> list[Output]:
         plan = self.scheduler.schedule(3 if self.guessing & self.scheduler.live.keys() else 0)
         if self.slow & self.scheduler.live.keys():
