@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from time import perf_counter
 from typing import Any
 
@@ -29,7 +30,7 @@ from fathom.engine.replay import describe_engine
 from fathom.engine.runner import Runner
 from fathom.engine.spec_policy import SpecPolicy, read_spec
 from fathom.engine.spill import LostPages, SpillFile
-from fathom.engine.transfer import page_format
+from fathom.engine.transfer import PageStore, page_format
 from fathom.errors import ConfigError, RequestError
 from fathom.model import LatentCache, Model
 
@@ -153,6 +154,11 @@ class Engine:
         self._computed_tokens = 0
         self._sampled_tokens = 0
 
+    @cached_property
+    def pages(self) -> PageStore:
+        """Its pages by name, to be given to other engines and taken from them."""
+        return PageStore(self)
+
     @property
     def context_tokens(self) -> int:
         """The longest prompt with its output that one request may have."""
@@ -198,9 +204,7 @@ class Engine:
         """
         tables = self.scheduler.tables
         if moves := tables.save(most):
-            assert self.runner.spill is not None, "tables keep pages only where there is a file"
-            for page, slot, name in moves:
-                self.runner.spill.write(page, slot, name)
+            self.runner.write_spills([move[:2] for move in moves], [name for _, _, name in moves])
             tables.spill.settle()
         return bool(moves) and tables.unsaved > 0
 

@@ -25,7 +25,10 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
 
 
 class Hello(Message, frozen=True, tag="hello"):
-    """The first frame: which model to load, and the limits the engine shall keep. None: the engine's own default."""
+    """The first frame: which model to load, and the limits the engine shall keep. None: the engine's own default.
+
+    Fields: transfer: HOST:PORT at which other workers reach this one and fetch pages; None: they cannot.
+    """
 
     model: str
     threads: int | None = None
@@ -39,6 +42,7 @@ class Hello(Message, frozen=True, tag="hello"):
     spill_path: str | None = None
     spill_bytes: int | None = None
     cache_dir: str | None = None
+    transfer: str | None = None
 
 
 class Add(Message, frozen=True, tag="add"):
@@ -99,7 +103,9 @@ class Refused(Message, frozen=True, tag="refused"):
 class Stats(Message, frozen=True, tag="stats"):
     """The engine's state, a few times a second while it works and once when it falls idle.
 
-    Fields: see EngineStats. slots_used: pages that lie in the spill file, or in the cache folder.
+    Fields: see EngineStats. slots_used: pages that lie in the spill file, or in the cache folder. leases: by state, how
+            many came to be in it; `live`, now. fetched_pages: taken in from other workers; failed_fetches: prompts
+            whose pages did not all come.
     """
 
     running: int = 0
@@ -115,6 +121,10 @@ class Stats(Message, frozen=True, tag="stats"):
     slots_used: int = 0
     drafted_by_depth: tuple[int, ...] = ()
     accepted_by_depth: tuple[int, ...] = ()
+    leases: dict[str, int] = {}
+    leased_pages: int = 0
+    fetched_pages: int = 0
+    failed_fetches: int = 0
 
 
 class Failed(Message, frozen=True, tag="failed"):

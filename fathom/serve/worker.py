@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Protocol
@@ -26,8 +27,9 @@ import msgspec
 from fathom import __version__
 from fathom.batching.request import Output, Request
 from fathom.batching.scheduler import Scheduler
-from fathom.errors import EngineError, FathomError, RequestError
+from fathom.errors import ConfigError, EngineError, FathomError, RequestError
 from fathom.serve import messages
+from fathom.serve.exchange import PageExchange, Store
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +56,12 @@ class Steps(Protocol):
 
     def save_pages(self) -> bool: ...
 
+    @property
+    def pages(self) -> Store | None: ...
+
 
 Load = Callable[[messages.Hello], tuple[Steps, messages.Ready]]
+Waiting = queue.SimpleQueue[messages.ToWorker | None]  # frames of the front; None: the page exchange has work
 
 
 class Gathering:
@@ -108,48 +114,72 @@ def joined(parts: Sequence[Output]) -> Output:
 
 def serve(connection: socket.socket, load: Load) -> int:
     """Greet, load, then work until told to leave; returns the exit code."""
-    inbox: queue.SimpleQueue[messages.ToWorker] = queue.SimpleQueue()
+    inbox: Waiting = queue.SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), name="socket reader", daemon=True).start()
     hello = inbox.get()
     if not isinstance(hello, messages.Hello):
         raise ValueError(f"the first frame is {type(hello).__name__}; it must be Hello")
     try:
         engine, facts = load(hello)
+        exchange = _exchange(engine, hello, inbox)
         connection.sendall(messages.pack(facts))
     except FathomError as error:
         connection.sendall(messages.pack(messages.Failed(str(error), error.exit_code)))
         return error.exit_code
-    return _work(connection, inbox, engine)
+    return _work(connection, inbox, engine, exchange)
 
 
-def _work(connection: socket.socket, inbox: queue.SimpleQueue[messages.ToWorker], engine: Steps) -> int:
+def _exchange(engine: Steps, hello: messages.Hello, inbox: Waiting) -> PageExchange | None:
+    """What this worker has to do with others; None for an engine without pages."""
+    if engine.pages is None:
+        return None
+    host, _, port = (hello.transfer or "").rpartition(":")
+    if hello.transfer is not None and not (host.strip("[]") and port.isdecimal()):
+        raise ConfigError(f"transfer is {hello.transfer!r}; it must be HOST:PORT, as other workers reach this one.")
+    address = None if hello.transfer is None else (host.strip("[]"), int(port))
+    return PageExchange(engine.pages, partial(inbox.put, None), address)
+
+
+def _work(connection: socket.socket, inbox: Waiting, engine: Steps, exchange: PageExchange | None) -> int:
     reported_s, idle, gathering = 0.0, False, Gathering()
     while True:
         while not inbox.empty() or not engine.has_work:
             if not engine.has_work and not idle and inbox.empty():
-                connection.sendall(messages.pack(_stats(engine.scheduler)))
+                connection.sendall(messages.pack(_stats(engine.scheduler, exchange)))
                 idle = True
-            while not engine.has_work and inbox.empty() and engine.save_pages():
-                pass
-            message = inbox.get()
+            message = _next(engine, inbox)
             if isinstance(message, messages.Shutdown):
                 _save_all(engine)
                 return 0
-            for refused in _take(engine, message, gathering):
+            if message is None and engine.has_work:
+                continue  # it gets its turn below: pages that come fast must not keep the next step waiting
+            for refused in _take(engine, message, gathering, exchange):
                 connection.sendall(messages.pack(refused))
+            if message is None and exchange is not None and not exchange.waiting:
+                idle = False  # a lease has ended, or the last page has come: say so
+        for refused in _take(engine, None, gathering, exchange):
+            connection.sendall(messages.pack(refused))
         idle = False
         started_s = time.perf_counter()
         try:
             outputs = list(engine.step())
+            outputs = outputs if exchange is None else exchange.lend(outputs)
         except EngineError as error:
-            _give_up(connection, engine, error, gathering)
+            _give_up(connection, engine, error, gathering, exchange)
             continue
         now_s = time.perf_counter()
         if due := gathering.pass_on(outputs):
             connection.sendall(messages.pack(messages.Tokens(due, now_s - started_s)))
         if now_s - reported_s >= STATS_EVERY_S:
-            connection.sendall(messages.pack(_stats(engine.scheduler)))
+            connection.sendall(messages.pack(_stats(engine.scheduler, exchange)))
             reported_s = now_s
+
+
+def _next(engine: Steps, inbox: Waiting) -> messages.ToWorker | None:
+    """What comes next; until it does, and there is nothing else to do, pages are saved."""
+    while not engine.has_work and inbox.empty() and engine.save_pages():
+        pass
+    return inbox.get()
 
 
 def _save_all(engine: Steps) -> None:
@@ -161,33 +191,53 @@ def _save_all(engine: Steps) -> None:
             return
 
 
-def _take(engine: Steps, message: messages.ToWorker, gathering: Gathering) -> Iterator[messages.Refused]:
-    """Hand a message to the engine; what it refuses of it."""
+def _take(
+    engine: Steps, message: messages.ToWorker | None, gathering: Gathering, exchange: PageExchange | None
+) -> Iterator[messages.Refused]:
+    """Hand a message to the engine, or what the exchange has ready; what it refuses of it."""
     if isinstance(message, messages.Abort):
         engine.abort(message.request_id)
         gathering.end(message.request_id)
+        if exchange is not None:
+            exchange.abort(message.request_id)
     elif isinstance(message, messages.Add):
         gathering.begin([request for request in message.requests if not request.streamed])
-        for request in message.requests:
-            try:
-                engine.add(request)
-            except RequestError as error:
-                gathering.end(request.id)
-                yield messages.Refused(request.id, str(error), param=error.param, code=error.code)
+        if exchange is None or not exchange.begin(message.requests):
+            yield from _add(engine, message.requests, gathering, exchange)
+    elif message is None and exchange is not None:
+        for requests in exchange.work():
+            yield from _add(engine, requests, gathering, exchange)
 
 
-def _give_up(connection: socket.socket, engine: Steps, error: EngineError, gathering: Gathering) -> None:
+def _add(
+    engine: Steps, requests: Sequence[Request], gathering: Gathering, exchange: PageExchange | None
+) -> Iterator[messages.Refused]:
+    for request in requests:
+        try:
+            engine.add(request)
+        except RequestError as error:
+            gathering.end(request.id)
+            if exchange is not None:
+                exchange.abort(request.id)
+            yield messages.Refused(request.id, str(error), param=error.param, code=error.code)
+
+
+def _give_up(
+    connection: socket.socket, engine: Steps, error: EngineError, gathering: Gathering, exchange: PageExchange | None
+) -> None:
     """A step that failed: which request is at fault is not known, so all that were running in it end."""
     log.error("step failed: %s", error)
     for sequence in list(engine.scheduler.running):
         engine.abort(sequence.request.id)
         gathering.end(sequence.request.id)
+        if exchange is not None:
+            exchange.abort(sequence.request.id)
         refused = messages.Refused(sequence.request.id, str(error), fault="engine")
         connection.sendall(messages.pack(refused))
 
 
-def _stats(scheduler: Scheduler) -> messages.Stats:
-    tables = scheduler.tables
+def _stats(scheduler: Scheduler, exchange: PageExchange | None) -> messages.Stats:
+    tables, lender = scheduler.tables, None if exchange is None else exchange.lender
     return messages.Stats(
         running=len(scheduler.running),
         waiting=len(scheduler.waiting),
@@ -202,10 +252,14 @@ def _stats(scheduler: Scheduler) -> messages.Stats:
         slots_used=len(tables.spill),
         drafted_by_depth=scheduler.drafted_by_depth,
         accepted_by_depth=scheduler.accepted_by_depth,
+        leases={} if lender is None else lender.counts,
+        leased_pages=0 if lender is None else lender.pages,
+        fetched_pages=0 if exchange is None else exchange.fetched,
+        failed_fetches=0 if exchange is None else exchange.failed,
     )
 
 
-def _read(connection: socket.socket, inbox: queue.SimpleQueue[messages.ToWorker]) -> None:
+def _read(connection: socket.socket, inbox: Waiting) -> None:
     """Move frames from the socket to the queue; when the front is gone, so is this process."""
     try:
         with connection.makefile("rb") as stream:

@@ -1,10 +1,14 @@
-"""A format names weights, arithmetic and shape; nothing that may differ between two engines that agree."""
+"""A format names weights, arithmetic and shape, and a page from elsewhere is as good as one computed here."""
 
+import pytest
 import torch
 
+from fathom.engine.engine import Engine, EngineConfig
 from fathom.engine.transfer import page_format
+from fathom.errors import ConfigError, EngineError, RequestError
 from fathom.model import LatentCache, Transformer, init_weights
-from tests.engine.tiny import CONFIG, tiny
+from tests.engine.hashing import Hashing
+from tests.engine.tiny import CONFIG, request, run, tiny
 
 
 def test_a_format_is_the_same_for_the_same_model_and_for_no_other():
@@ -19,3 +23,98 @@ def test_a_format_is_the_same_for_the_same_model_and_for_no_other():
     ]
     assert [form.difference(each).split()[0] for each in changed] == ["probe", "page_tokens", "dtype"]
     assert len({each.key for each in (form, *changed)}) == 4
+
+
+PROMPT = tuple(range(3, 40))  # 9 full pages of 4 tokens
+
+
+def engine(model=None, **more):
+    limits = {"max_sequences": 4, "page_tokens": 4, "num_pages": 24, "spec": "off"}
+    return Engine(model or tiny(), config=EngineConfig(**limits | more))
+
+
+def handed_over(here, there, prompt=PROMPT):
+    """Every page of a prompt that `here` has and `there` has not, in order; how many found room."""
+    names = here.pages.names(prompt)
+    pages = here.pages.hold(names)
+    wanted = there.pages.missing(names)
+    taken = sum(there.pages.take_in(name, here.pages.read(page)) for name, page in zip(names, pages, strict=False)
+                if name in wanted)  # fmt: skip
+    here.pages.release(pages)
+    return taken
+
+
+@pytest.mark.parametrize("model", [tiny, Hashing])
+def test_a_prompt_computed_elsewhere_is_found_here(model):
+    here, there = engine(model()), engine(model())
+    expected = run(here, [request("a", PROMPT, max_tokens=12)])
+    assert handed_over(here, there) == 9 and there.pages.missing(there.pages.names(PROMPT)) == []
+    assert run(there, [request("a", PROMPT, max_tokens=12)]) == expected
+    assert there.stats().prefix_hit_tokens == 36 and there.scheduler.pool.used == here.scheduler.pool.used == 0
+    assert handed_over(here, there) == 0
+
+
+def test_held_pages_stay_and_are_not_written_into_whatever_runs():
+    here = engine()
+    run(here, [request("a", PROMPT, max_tokens=1)])
+    names = here.pages.names(PROMPT)
+    pages = here.pages.hold(names)
+    before = [here.pages.read(page) for page in pages]
+    for i in range(6):
+        run(here, [request(str(i), [i, *PROMPT[::-1]], max_tokens=14)])
+    assert [here.pages.read(page) for page in pages] == before and here.pages.missing(names) == []
+    here.pages.release(pages)
+
+
+def test_pages_are_taken_in_beside_running_requests_and_change_none_of_them(tmp_path):
+    here, there = engine(), engine(num_pages=12, spill_path=str(tmp_path / "spill"))
+    expected = run(here, [request("a", PROMPT, max_tokens=2)])
+    old = run(there, [request("old", PROMPT[::-1], max_tokens=1)])
+    alone = run(engine(), [request("b", [9, 8, 7], max_tokens=20)])
+    there.add(request("b", [9, 8, 7], max_tokens=20))
+    tokens = [token for output in there.step() for token in output.token_ids]
+    assert handed_over(here, there) == 9
+    while there.has_work:
+        tokens += [token for output in there.step() for token in output.token_ids]
+    assert tokens == alone["b"]
+    assert run(there, [request("a", PROMPT, max_tokens=2)]) == expected
+    assert there.stats().spilled_pages > 0  # what gave way went to the file, and comes back as it was
+    assert run(there, [request("old", PROMPT[::-1], max_tokens=1)]) == old and there.stats().lost_pages == 0
+
+
+def test_no_room_and_no_page_are_told_apart():
+    there = engine(num_pages=9)
+    name = there.pages.names(PROMPT)[0]
+    with pytest.raises(EngineError, match="the page has 3 bytes; it must have 640"):
+        there.pages.take_in(name, b"abc")
+    there.add(request("a", PROMPT[:34], max_tokens=2))
+    there.step()
+    assert there.pages.room == 0
+    assert not there.pages.take_in(b"n" * 32, bytes(640))
+    assert there.pages.names((-1, 2, 3, 4)) == []
+    with pytest.raises(RequestError):
+        there.add(request("b", (-1, 2, 3, 4)))
+
+
+def test_a_plan_that_failed_is_undone_also_if_pages_came_in_between(tmp_path, monkeypatch):
+    here, there = engine(), engine(num_pages=12, spill_path=str(tmp_path / "spill"))
+    expected = run(here, [request("a", PROMPT, max_tokens=2)])
+    run(there, [request("old", PROMPT[::-1], max_tokens=1)])
+    there.add(request("b", [9, 8, 7, *PROMPT[:20]], max_tokens=4))
+
+    def broken(plan):
+        raise EngineError("no numbers")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(there.runner, "execute", broken)
+        with pytest.raises(EngineError):
+            there.step()
+    there.abort("b")
+    assert handed_over(here, there) > 0
+    assert run(there, [request("a", PROMPT, max_tokens=2)]) == expected
+    assert there.scheduler.pool.used == 0 and there.stats().lost_pages == 0
+
+
+def test_an_engine_that_keeps_a_log_takes_no_pages(tmp_path):
+    with pytest.raises(ConfigError, match="keeps a step log"):
+        _ = engine(record=str(tmp_path / "log")).pages

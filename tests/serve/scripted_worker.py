@@ -29,7 +29,9 @@ REPLIES = {
 
 
 class ScriptedEngine:
-    """An engine whose next token is written down."""
+    """An engine whose next token is written down. It has no latents, hence no pages to give."""
+
+    pages = None
 
     def __init__(self, tokenizer: Tokenizer, config: SchedulerConfig) -> None:
         self.tokenizer = tokenizer

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fathom.batching.request import Output, Request, SamplingParams
+from fathom.errors import ConfigError
 from fathom.serve import messages
-from fathom.serve.worker import GATHERED_TOKENS, Gathering, fingerprint
+from fathom.serve.worker import GATHERED_TOKENS, Gathering, _exchange, fingerprint
 from tests.engine.checkpoint import save_tiny
 from tests.serve.conftest import ROOT
 
@@ -147,6 +150,42 @@ def test_a_spill_file_that_exists_is_left_alone(tiny_model: Path, tmp_path: Path
     assert isinstance(message, messages.Failed) and message.exit_code == 2 and "which exists" in message.message
     assert taken.read_text() == "precious"
     worker.close()
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_its_successor_finds_what_it_computed(tiny_model: Path, tmp_path: Path, told: bool) -> None:
+    """Told to leave, or killed once it was idle for a moment: its pages are on the disk."""
+    asked = Request("r", tuple(range(3, 52)), SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True))
+    first = Worker(tiny_model, cache_dir=str(tmp_path))
+    assert isinstance(first.read(), messages.Ready)
+    expected = first.tokens(asked)
+    if told:
+        first.send(messages.Shutdown())
+    else:
+        while not list(tmp_path.rglob("pages")) or list(tmp_path.rglob("index"))[0].stat().st_size < 3 * 72:
+            time.sleep(0.01)
+        first.process.kill()
+    first.process.wait(PATIENCE_S)
+    first.close()
+    second = Worker(tiny_model, cache_dir=str(tmp_path))
+    second.send(messages.Add((asked,)))
+    outputs: list[Output] = []
+    while not outputs or outputs[-1].finish_reason is None:
+        message = second.read()
+        outputs += message.outputs if isinstance(message, messages.Tokens) else ()
+    assert [token for output in outputs for token in output.token_ids] == expected
+    assert outputs[-1].disk_tokens == outputs[-1].cached_tokens == 48
+    second.close()
+    second.process.wait(PATIENCE_S)
+
+
+@pytest.mark.parametrize("wrong", ["7000", "host:", ":7000", "host:x"])
+def test_an_address_that_is_none_is_refused(tiny_model: Path, wrong: str) -> None:
+    class Engine:
+        pages = object()
+
+    with pytest.raises(ConfigError, match="transfer is .*; it must be HOST:PORT"):
+        _exchange(Engine(), messages.Hello(str(tiny_model), transfer=wrong), queue.SimpleQueue())
 
 
 def test_it_leaves_when_the_front_is_gone_even_while_loading(tiny_model: Path) -> None:
