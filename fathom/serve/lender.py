@@ -123,19 +123,27 @@ class Lender:
 
     def _accept(self) -> None:
         while not self._closed:
-            with contextlib.suppress(TimeoutError, OSError):
-                connection, peer = self._listening.accept()
-                if self._places.acquire(blocking=False):
-                    threading.Thread(target=self._answer, args=(connection, peer), daemon=True).start()
-                else:
-                    log.warning("lender: %d peers at once; %s is turned away", MOST_CONNECTIONS, peer)
-                    connection.close()
+            try:
+                self._welcome(*self._listening.accept())
+            except TimeoutError:
+                pass
+            except OSError as error:
+                if not self._closed:
+                    log.warning("lender: no peer can connect: %s", error)
+                    time.sleep(TICK_S)
             with self._lock:
                 late = self._table.expire(time.monotonic())
             for lease in late:
                 log.warning("lease %s expired: nobody fetched its pages in time", lease.id)
             if late:
                 self._wake()
+
+    def _welcome(self, connection: socket.socket, peer: object) -> None:
+        if self._places.acquire(blocking=False):
+            threading.Thread(target=self._answer, args=(connection, peer), daemon=True).start()
+            return
+        log.warning("lender: %d peers at once; %s is turned away", MOST_CONNECTIONS, peer)
+        connection.close()
 
     def _answer(self, connection: socket.socket, peer: object) -> None:
         """One peer, from its first frame to the end of the line."""

@@ -1,7 +1,14 @@
 """A format names weights, arithmetic and shape, and a page from elsewhere is as good as one computed here."""
 
+import tempfile
+from functools import cache
+from pathlib import Path
+
 import pytest
 import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from fathom.engine.engine import Engine, EngineConfig
 from fathom.engine.transfer import page_format
@@ -118,3 +125,84 @@ def test_a_plan_that_failed_is_undone_also_if_pages_came_in_between(tmp_path, mo
 def test_an_engine_that_keeps_a_log_takes_no_pages(tmp_path):
     with pytest.raises(ConfigError, match="keeps a step log"):
         _ = engine(record=str(tmp_path / "log")).pages
+
+
+BASE = [7 * at % 61 for at in range(30)]
+
+
+@cache
+def alone(prompt, seed):
+    return run(engine(Hashing(mtp_modules=0)), [request("r", prompt, max_tokens=6, seed=seed, temperature=1.0)])["r"]
+
+
+class Handing(RuleBasedStateMachine):
+    """Two engines with little room that hand pages over at any moment between steps, and hold some for others.
+
+    The model is a hash of all tokens, kept in the pages: a page that is not what its name says changes the text.
+    """
+
+    prompts = st.tuples(st.integers(9, 30), st.sampled_from([0, 8, 17])).map(
+        lambda each: tuple(BASE[: each[0]][: each[1]] + BASE[::-1][: each[0] - each[1]])
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        files = {"spill_path": str(Path(self.folder.name) / "spill")}, {"cache_dir": self.folder.name}
+        self.engines = [engine(Hashing(mtp_modules=0), num_pages=14, **each) for each in files]
+        self.held = [[], []]
+        self.texts = {}
+        self.expected = {}
+
+    @rule(side=st.booleans(), prompt=prompts, seed=st.integers(0, 2))
+    def add(self, side, prompt, seed):
+        name = str(len(self.expected))
+        self.engines[side].add(request(name, prompt, max_tokens=6, seed=seed, temperature=1.0))
+        self.expected[name], self.texts[name] = alone(prompt, seed), []
+
+    @rule(side=st.booleans(), steps=st.integers(1, 4))
+    def step(self, side, steps):
+        for _ in range(steps):
+            for output in self.engines[side].step():
+                self.texts[output.request_id] += output.token_ids
+
+    @rule(side=st.booleans(), prompt=prompts)
+    def hand_over(self, side, prompt):
+        handed_over(self.engines[side], self.engines[not side], prompt)
+
+    @rule(side=st.booleans(), prompt=prompts)
+    def hold(self, side, prompt):
+        store = self.engines[side].pages
+        if store.room > 6:
+            pages = store.hold(store.names(prompt))
+            self.held[side].append((pages, [store.read(page) for page in pages]))
+
+    @rule(side=st.booleans())
+    def release(self, side):
+        if self.held[side]:
+            self.engines[side].pages.release(self.held[side].pop()[0])
+
+    @rule()
+    def save(self):
+        self.engines[1].save_pages(3)
+
+    @invariant()
+    def held_pages_are_as_they_were(self):
+        for side, held in enumerate(self.held):
+            for pages, content in held:
+                assert [self.engines[side].pages.read(page) for page in pages] == content
+
+    def teardown(self):
+        for side, worker in enumerate(self.engines):
+            while self.held[side]:
+                self.release(side)
+            for _ in range(400):
+                self.step(side, 1)
+            assert not worker.has_work and worker.scheduler.pool.used == 0 and worker.stats().lost_pages == 0
+        assert self.texts == self.expected
+        self.engines[1].runner.spill.close()
+        self.folder.cleanup()
+
+
+TestHanding = Handing.TestCase
+TestHanding.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
