@@ -20,7 +20,11 @@ class FathomError(Exception):
 
 
 class EngineError(FathomError):
-    """The engine could not go on."""
+    """The engine could not go on. `code` is the machine-readable reason, as clients of the server get it."""
+
+    def __init__(self, message: str, *, code: str = "engine_error") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class WorkerError(FathomError):

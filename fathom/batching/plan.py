@@ -91,6 +91,13 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
         return tuple([row for row in self.rows if row.sampling is not None])
 
     @property
+    def forwards(self) -> tuple[int, int]:
+        """How many forwards executing it takes: of the main model, and of MTP modules."""
+        if not any(row.token_ids for row in self.rows):
+            return 0, 0
+        return 1, max([1, *(row.propose for row in self.rows)]) if self.reads_ahead else 0
+
+    @property
     def reads_ahead(self) -> bool:
         """Whether guesses are made, or will be: then the drafter reads every token that this step makes certain."""
         return any(row.propose or row.next_token_id is not None for row in self.rows)

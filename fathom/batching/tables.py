@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fathom.batching.pages import PagePool, page_names, root_hash
-from fathom.batching.request import Sequence
+from fathom.batching.pages import PagePool, page_hash, page_names, root_hash
+from fathom.batching.request import Request, Sequence
 from fathom.batching.spill import SpillIndex
 
 
@@ -48,6 +48,15 @@ class PageTables:
     def match(self, sequence: Sequence) -> list[int]:
         """Pages in memory with what `sequence` must compute next; they are only found, not held."""
         return self.pool.match(self._name(sequence, index) for index in self._wanted(sequence))
+
+    def known_tokens(self, request: Request) -> int:
+        """Leading tokens of a prompt whose pages are in memory."""
+        parent, tokens, size = root_hash(request.cache_salt, self.numerics), request.prompt_token_ids, self.page_tokens
+        for begin in range(0, len(tokens) - size, size):
+            parent = page_hash(parent, tokens[begin : begin + size])
+            if not self.pool.match((parent,)):
+                return begin
+        return max(0, len(tokens) - 1) // size * size
 
     def reuse(self, sequence: Sequence, restorable: float) -> tuple[int, bool]:
         """Take over pages whose content exists, as long as they follow each other.

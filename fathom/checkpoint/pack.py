@@ -39,6 +39,7 @@ from fathom.errors import CheckpointError
 from fathom.ops.packing import BLOCK_ROWS, PackedMatrix, pack, pack_f8
 
 Wanted = Made | Literal["auto"]
+Own = tuple[int, int, int]  # parts from the first number to the second, of so many equal ones (layout/rows.py)
 PIECE = 1 << 20  # weights packed at a time
 SCALE = "_scale"  # follows a packed matrix's name; DeepSeek's block scales are called _scale_inv
 BITS: dict[Made, int] = {kind: bits for bits, kind in KIND_OF_BITS.items()}
@@ -83,12 +84,22 @@ class Plain:
         kind = kind_for(self.config, matrix, "f8" if held == E4M3 else "bf16" if held == torch.bfloat16 else "f32")
         return "f32" if held == E4M3 and kind == "bf16" else kind
 
-    def packed(self, matrix: Matrix, expert: int, kind: Kind, group: int | None = None) -> PackedMatrix:
-        """One matrix packed, rounded to nearest; f8 keeps the stored values and scales."""
+    def packed(
+        self, matrix: Matrix, expert: int, kind: Kind, group: int | None = None, own: Own | None = None
+    ) -> PackedMatrix:
+        """One matrix packed, rounded to nearest; f8 keeps the stored values and scales. own: only this part of it."""
         step = self.steps[_source(matrix, expert)]
+        if own is not None and step.scale is not None:  # the blocks of its scales span what ranks own
+            return own_part(self.packed(matrix, expert, kind, group), own)
         if kind != "f8":
             if matrix.cut is None and step.scale is None:
-                return self._packed_in_pieces(step.source, kind, group)
+                return self._packed_in_pieces(step.source, kind, group, own)
+            if own is not None:
+                assert matrix.cut is not None, "other matrices are packed in pieces"
+                rows = self.reader.tensors[step.source].shape[0] // matrix.cut.heads
+                weight = self.reader.read(step.source, slice(own[0] * rows, own[1] * rows)).float()
+                self._require_finite(weight, step.source)
+                return pack(cut_heads(weight, replace(matrix.cut, heads=own[1] - own[0])), kind, group)
             weight = fetch(self.reader, step).float()
             self._require_finite(weight, step.source)
             return pack(cut_heads(weight, matrix.cut), kind, group)
@@ -101,13 +112,15 @@ class Plain:
         whole = pack_f8(cut_heads(values.view(torch.uint8), matrix.cut).view(E4M3), torch.zeros(1, scale.shape[1]))
         return replace(whole, scale=scale)
 
-    def _packed_in_pieces(self, name: str, kind: Kind, group: int | None) -> PackedMatrix:
+    def _packed_in_pieces(self, name: str, kind: Kind, group: int | None, own: Own | None) -> PackedMatrix:
         """A matrix packed some rows at a time: on the way it takes several times its size in float32."""
         rows, columns = self.reader.tensors[name].shape
+        first = 0 if own is None else min(own[0] * BLOCK_ROWS, rows)
+        rows = rows - first if own is None else min(own[1] * BLOCK_ROWS, rows) - first
         step = max(BLOCK_ROWS, PIECE // columns // BLOCK_ROWS * BLOCK_ROWS)
         whole: PackedMatrix | None = None
-        for begin in range(0, rows, step):
-            weight = self.reader.read(name, slice(begin, begin + step)).float()
+        for begin in range(0, max(rows, 1), step):
+            weight = self.reader.read(name, slice(first + begin, first + min(begin + step, rows))).float()
             self._require_finite(weight, name)
             piece = pack(weight, kind, group)
             if rows <= step:
@@ -140,6 +153,13 @@ class Plain:
             held = self.reader.tensors[self.steps[weight.name].source].dtype
             narrow = weight.part == "embedding" and held == torch.bfloat16
             yield weight.name, weight.shape, torch.bfloat16 if narrow else torch.float32
+
+
+def own_part(matrix: PackedMatrix, own: Own) -> PackedMatrix:
+    """A part of a matrix that is packed already, as a view."""
+    begin, end, parts = own
+    each = matrix.data.shape[0] // parts
+    return matrix.blocks(begin * each, end * each)
 
 
 def _source(matrix: Matrix, expert: int) -> str:

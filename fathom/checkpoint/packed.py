@@ -19,12 +19,14 @@ import torch
 from torch import Tensor
 
 from fathom.checkpoint.load import LAYER, mismatch, mtp_indices
-from fathom.checkpoint.pack import SCALE, Plain, Wanted, uncut_heads
+from fathom.checkpoint.pack import SCALE, Plain, Wanted, own_part, uncut_heads
 from fathom.checkpoint.reader import Reader, TensorInfo, quoted
 from fathom.checkpoint.writer import ALIGNMENT
 from fathom.config import FP8_BLOCK, ModelConfig
 from fathom.cost import KIND_OF_BITS, Kind, Matrix, single_matrices, stored, vectors
 from fathom.errors import CheckpointError
+from fathom.layout import Shard
+from fathom.layout.rows import owned
 from fathom.ops.packing import GROUPS, PackedMatrix, unpack
 
 Weights = dict[str, PackedMatrix | Tensor]
@@ -41,6 +43,8 @@ def load_packed(
     group: int | None = None,
     mtp: bool = True,
     copy: bool = False,
+    shard: Shard | None = None,
+    wanted: Callable[[str], bool] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Weights:
     """The weights of a model as the kernels read them, by name.
@@ -52,26 +56,35 @@ def load_packed(
 
     Args:   kind: "auto" keeps what is stored (float32, bf16, FP8 blocks or packed); of a packed checkpoint nothing else
             can be had. group: columns that share a scale. mtp: load the multi-token prediction modules that are there.
+            shard: of divided matrices, the rows that this rank owns. wanted: tells by name what to load at all.
             progress: called with (matrices done, matrices in all) while packing.
     Raises: CheckpointError: names, shapes or types do not fit `config`, or a file is damaged; nothing was read.
     """
     with Reader(directory) as reader:
         if config.packed is None:
-            return _pack(Plain(reader, config, mtp=mtp), kind, group, progress)
+            return _pack(Plain(reader, config, mtp=mtp), kind, group, shard, wanted, progress)
         if kind not in ("auto", KIND_OF_BITS[config.packed.bits]):
             raise CheckpointError(
                 f"{reader.source} is packed as {KIND_OF_BITS[config.packed.bits]}; {kind} is asked for. "
                 "Use it as it is, or convert the checkpoint that it was made from."
             )
-        return _stored(reader, config, mtp, copy)
+        return _stored(reader, config, mtp, copy, shard, wanted)
 
 
-def _pack(plain: Plain, kind: Wanted, group: int | None, progress: Callable[[int, int], None] | None) -> Weights:
+def _pack(
+    plain: Plain, kind: Wanted, group: int | None, shard: Shard | None, wanted: Callable[[str], bool] | None,
+    progress: Callable[[int, int], None] | None,
+) -> Weights:  # fmt: skip
     kept = Kept()
-    found: Weights = {name: kept.copy(plain.read(name).to(dtype)) for name, _, dtype in plain.vectors()}
-    singles = list(single_matrices(plain.config))
+    found: Weights = {
+        name: kept.copy(plain.read(name).to(dtype))
+        for name, _, dtype in plain.vectors()
+        if wanted is None or wanted(name)
+    }
+    singles = [one for one in single_matrices(plain.config) if wanted is None or wanted(one[0])]
     for done, (name, matrix, expert) in enumerate(singles, 1):
-        packed = plain.packed(matrix, expert, plain.kind(matrix, expert, kind), group)
+        own = None if shard is None else owned(name, shard)
+        packed = plain.packed(matrix, expert, plain.kind(matrix, expert, kind), group, own)
         scale = None if packed.scale is None else kept.copy(packed.scale)
         found[name] = replace(packed, data=kept.copy(packed.data), scale=scale)
         if progress is not None:
@@ -109,7 +122,10 @@ class Kept:
         return self._slab[begin : self._used].view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
-def _stored(reader: Reader, config: ModelConfig, mtp: bool, copy: bool) -> Weights:
+def _stored(
+    reader: Reader, config: ModelConfig, mtp: bool, copy: bool, shard: Shard | None,
+    wanted: Callable[[str], bool] | None,
+) -> Weights:  # fmt: skip
     """Every weight as a view of its file; all is checked against the headers before the first file is opened."""
     plain = {weight.name: weight.shape for weight in vectors(config)}
     singles = {name: matrix for name, matrix, _ in single_matrices(config)}
@@ -124,17 +140,26 @@ def _stored(reader: Reader, config: ModelConfig, mtp: bool, copy: bool) -> Weigh
     def view(name: str) -> Tensor:
         info = reader.tensors[name]
         if info.file not in files:
-            files[info.file] = (_read if copy else _map)(info.file, _file_bytes(reader, info.file))
+            size = _file_bytes(reader, info.file)
+            whole = wanted is None
+            files[info.file] = _read(info.file, size) if copy and whole else _map(info.file, size, ahead=whole)
         part = files[info.file][info.offset : info.offset + info.bytes]
         part = part if info.offset % ALIGNMENT == 0 else part.clone()  # small: all else starts on a cache line
         return part.view(info.dtype).view(info.shape)
 
-    found: Weights = {name: view(name) for name in plain if _layer(name) < end}
+    def is_wanted(name: str) -> bool:
+        return _layer(name) < end and (wanted is None or wanted(name))
+
+    found: Weights = {name: view(name) for name in plain if is_wanted(name)}
     for name, (kind, group) in described.items():
-        if _layer(name) < end:
+        if is_wanted(name):
             matrix, scaled = singles[name], name + SCALE in reader.tensors
             scale = view(name + SCALE) if scaled else None
-            found[name] = PackedMatrix(kind, matrix.rows, matrix.columns, group, view(name), scale)
+            whole = PackedMatrix(kind, matrix.rows, matrix.columns, group, view(name), scale)
+            own = None if shard is None else owned(name, shard)
+            found[name] = whole if own is None else own_part(whole, own)
+    if wanted is not None and copy:
+        return _copied(found)
     return found
 
 
@@ -149,8 +174,23 @@ def _file_bytes(reader: Reader, file: Path) -> int:
     return max(info.offset + info.bytes for info in reader.tensors.values() if info.file == file)
 
 
-def _map(file: Path, size: int) -> Tensor:
-    """A whole file as bytes, mapped and read ahead; read-only: writing to it ends the process."""
+def _copied(weights: Weights) -> Weights:
+    """The same in memory of their own."""
+    kept = Kept()
+
+    def copy(weight: PackedMatrix | Tensor) -> PackedMatrix | Tensor:
+        if isinstance(weight, Tensor):
+            return kept.copy(weight)
+        return replace(
+            weight, data=kept.copy(weight.data), scale=None if weight.scale is None else kept.copy(weight.scale)
+        )
+
+    return {name: copy(weight) for name, weight in weights.items()}
+
+
+def _map(file: Path, size: int, *, ahead: bool) -> Tensor:
+    """A whole file as bytes, mapped, and read `ahead` unless only parts are wanted; read-only: writing to it ends the
+    process."""
     try:
         with file.open("rb") as opened:
             mapped = mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ)
@@ -158,8 +198,9 @@ def _map(file: Path, size: int) -> Tensor:
         raise CheckpointError(f"{file} cannot be mapped ({error}); check the file and the memory limit.") from None
     _check_size(file, len(mapped), size)
     with suppress(OSError, ValueError):  # advice: an older kernel fetches pages as they are touched
-        mapped.madvise(mmap.MADV_WILLNEED)
-        mapped.madvise(POPULATE_READ)
+        if ahead:
+            mapped.madvise(mmap.MADV_WILLNEED)
+            mapped.madvise(POPULATE_READ)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
         return torch.frombuffer(mapped, dtype=torch.uint8)

@@ -21,6 +21,7 @@ from fathom.errors import FathomError, InputError
 
 COMMANDS = {
     "serve": "serve a model: page and OpenAI-compatible API",
+    "scale": "show and change the replicas of a running server",
     "chat": "talk to a model in the terminal",
     "generate": "continue one prompt",
     "train": "train a model from a recipe",
@@ -28,6 +29,7 @@ COMMANDS = {
     "bench": "measure speed, and what bounds it",
     "replay": "execute a step log again, to the bit",
     "info": "count a model: parameters, bytes, FLOPs",
+    "plan": "check a deployment: experts, memory and traffic of each rank",
     "init": "make a model of a known shape with random weights",
     "convert": "rewrite a checkpoint: precision, shard size",
     "doctor": "check this machine",

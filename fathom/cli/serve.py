@@ -10,14 +10,18 @@ import sys
 import threading
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fathom import __version__
+from fathom.cli.hosts import add_host_options, hosts_of, read_layout
 from fathom.cli.options import add_engine_options, engine_options
 from fathom.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fathom.serve.launch import Started
+    from fathom.cli.hosts import Hosts
+    from fathom.layout.deploy import Pool
+    from fathom.serve.launch import ServeConfig, Started
+    from fathom.serve.messages import Ranks
 
 NAME = "serve"
 HELP = "Serve a model: the chat page at / and OpenAI's API at /v1. Listens on this machine only unless told otherwise."
@@ -25,7 +29,13 @@ HELP = "Serve a model: the chat page at / and OpenAI's API at /v1. Listens on th
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fathom serve`."""
-    parser.add_argument("--model", default="nano", help="a model's directory, or nano (default)")
+    parser.add_argument("deploy", nargs="?", type=Path, help="a deployment's TOML file: model, pools, engine, router")
+    parser.add_argument("--model", help="a model's directory, or nano (default)")
+    parser.add_argument("--replicas", type=int, help="engines on this machine, which share its cores (default: 1)")
+    parser.add_argument(
+        "--worker", action="append", default=[], metavar="HOST:PORT", help="an engine that listens there"
+    )
+    parser.add_argument("--worker-secret", type=Path, metavar="FILE", help="what those ask for; a file of mode 600")
     parser.add_argument("--served-name", help="the name clients use (default: the directory's)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port, 0 for any free one (default: %(default)s)")
@@ -41,36 +51,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spill-gb", type=float, metavar="N", help="the most either may hold, in GB (default: 8)")
     parser.add_argument("--max-queued", type=int, default=256, help="sequences that may wait (default: %(default)s)")
     add_engine_options(parser)
+    add_host_options(parser)
     parser.add_argument("--drain", type=float, default=5.0, help="seconds replies may take to finish on Ctrl-C")
     parser.add_argument("--json", action="store_true", help="print one JSON object when ready")
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
-    from fathom.serve.front import Limits
-    from fathom.serve.launch import ServeConfig, Server
+    from fathom.serve.launch import Server
 
-    server = Server(
-        ServeConfig(
-            model=args.model,
-            host=args.host,
-            port=_port(args.port),
-            served_name=args.served_name,
-            api_keys=(*args.api_key, *_keys(args.api_key_file)),
-            allow_hosts=tuple(args.allow_host),
-            **engine_options(args),
-            max_sequences=args.max_sequences,
-            max_batch_tokens=args.max_batch_tokens,
-            num_pages=args.num_pages,
-            spill_path=args.spill,
-            spill_bytes=_bytes(args.spill_gb),
-            cache_dir=None if args.cache_dir is None else str(Path(args.cache_dir).resolve()),
-            drain_s=args.drain,
-            limits=Limits(max_queued=args.max_queued),
-        )
-    )
+    config = configured(args)
+    if (hosts := hosts_of(args)) is not None and hosts.number > 0:
+        return lend(config, hosts)
+    server = Server(config)
     if not args.json:
-        print(f"fathom {__version__}   loading {args.model} ...", flush=True)
+        print(f"fathom {__version__}   loading {config.model} ...", flush=True)
 
     def on_ready(started: Started) -> None:
         print(json.dumps(_facts(started)) if args.json else block(started, keys=server.has_keys), flush=True)
@@ -79,6 +74,97 @@ def run(args: argparse.Namespace) -> int:
 
     server.run(on_ready)
     return 0
+
+
+def lend(config: ServeConfig, hosts: Hosts) -> int:
+    """Run this host's ranks for the one that serves, until that lets them go."""
+    from fathom.engine.join import join
+    from fathom.serve.secret import read_secret
+
+    ranks = hosts.ranks(config.pools[0].layout.world_size)
+    print(f"fathom {__version__}   ranks {ranks[0]} to {ranks[-1]} for {hosts.host}:{hosts.port}", file=sys.stderr)
+    with contextlib.suppress(KeyboardInterrupt):
+        join(hosts.host, hosts.port, ranks, read_secret(hosts.secret).decode())
+    return 0
+
+
+def configured(args: argparse.Namespace) -> ServeConfig:
+    """What the options ask for, and the deployment where there is one; an option goes before what the file says.
+
+    Raises: ConfigError: they contradict each other, or the file cannot be used.
+    """
+    from fathom.config import build
+    from fathom.layout.deploy import read_deploy
+    from fathom.serve.deployment import read_engine
+    from fathom.serve.front import Limits
+    from fathom.serve.launch import ENGINE, ServeConfig
+    from fathom.serve.router import RouterConfig
+    from fathom.serve.secret import read_secret
+
+    if args.worker and args.worker_secret is None:
+        raise ConfigError("--worker needs --worker-secret FILE, the secret that the workers were started with.")
+    settings: dict[str, Any] = {}
+    pools, router = _pools(args), RouterConfig()
+    if args.deploy is not None:
+        if any(given is not None for given in (args.replicas, args.model, args.layout)):
+            raise ConfigError(
+                f"{args.deploy} says which model and how many replicas; drop --model, --replicas and --layout."
+            )
+        deploy = read_deploy(args.deploy)
+        engine = read_engine(deploy.engine, str(args.deploy))
+        settings = {name: getattr(engine, name) for name in ENGINE}
+        pools, router = deploy.pool, build(RouterConfig, deploy.router, f"{args.deploy}: router")
+    given = {
+        **engine_options(args),
+        "max_sequences": args.max_sequences,
+        "max_batch_tokens": args.max_batch_tokens,
+        "num_pages": args.num_pages,
+        "spill_path": args.spill,
+        "spill_bytes": _bytes(args.spill_gb),
+        "cache_dir": None if args.cache_dir is None else str(Path(args.cache_dir).resolve()),
+    }
+    settings |= {name: value for name, value in given.items() if value is not None}
+    if (hosts := hosts_of(args)) is not None:
+        settings["ranks"] = _shared(pools, hosts, settings.get("ranks"))
+    return ServeConfig(
+        model=deploy.model if args.deploy is not None else args.model or "nano",
+        host=args.host,
+        port=_port(args.port),
+        served_name=args.served_name,
+        api_keys=(*args.api_key, *read_keys(args.api_key_file)),
+        allow_hosts=tuple(args.allow_host),
+        **settings,
+        pools=pools,
+        router=router,
+        workers=tuple(args.worker),
+        secret=read_secret(args.worker_secret) if args.worker else b"",
+        drain_s=args.drain,
+        limits=Limits(max_queued=args.max_queued),
+    )
+
+
+def _pools(args: argparse.Namespace) -> tuple[Pool, ...]:
+    """The replicas that options ask for on this machine: one, unless there are some elsewhere."""
+    from fathom.layout import Layout
+    from fathom.layout.deploy import Pool
+
+    layout = Layout() if args.layout is None else read_layout(args.layout)
+    if args.replicas is None:
+        return () if args.worker else (Pool(layout=layout),)
+    return (Pool(replicas=args.replicas, layout=layout),)
+
+
+def _shared(pools: tuple[Pool, ...], hosts: Hosts, ranks: Ranks | None) -> Ranks:
+    """How the ranks of the only replica find each other on several hosts."""
+    from msgspec.structs import replace
+
+    from fathom.serve.messages import Ranks
+
+    if len(pools) != 1 or pools[0].replicas != 1:
+        raise ConfigError(f"{hosts.count} hosts can share one replica; serve the others each by a front of its own.")
+    here = len(hosts.ranks(pools[0].layout.world_size))
+    found = ranks or Ranks()
+    return replace(found, host=hosts.host, port=hosts.port, here=here, secret=str(hosts.secret.resolve()))
 
 
 def block(started: Started, *, keys: bool) -> str:
@@ -128,7 +214,7 @@ def _port(port: int) -> int:
     return port
 
 
-def _keys(file: Path | None) -> list[str]:
+def read_keys(file: Path | None) -> list[str]:
     """The keys in a file, one per line; blank lines and lines that begin with # do not count."""
     if file is None:
         return []

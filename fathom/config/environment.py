@@ -1,8 +1,13 @@
-"""The two environment variables fathom reads. They name the machine, never the run."""
+"""The environment variables fathom reads: two that name the machine, and those by which launchers say which host it is.
+
+None of them describes the run.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from fathom.errors import ConfigError
@@ -22,3 +27,46 @@ def cache_dir() -> Path:
     """FATHOM_CACHE: where compiled kernels and the like are kept; ~/.cache/fathom when unset. It may not exist yet."""
     chosen = os.environ.get("FATHOM_CACHE")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "fathom"
+
+
+@dataclass(frozen=True)
+class Host:
+    """This host among those that run one thing together. master: the first one's name; "" if nobody said."""
+
+    count: int = 1
+    number: int = 0
+    master: str = ""
+
+
+def launched_host() -> Host | None:
+    """What the launcher says that started this process; None if there was none, or it started one host only.
+
+    Slurm (srun, one task a node) and torchrun (one process a node) are known.
+
+    Raises: ConfigError: what it says makes no sense, or it started several tasks on a node.
+    """
+    for names in (
+        ("SLURM_NNODES", "SLURM_NODEID", "SLURM_LOCALID", "SLURM_LAUNCH_NODE_IPADDR"),
+        ("GROUP_WORLD_SIZE", "GROUP_RANK", "LOCAL_RANK", "MASTER_ADDR"),
+    ):
+        count, number, local, master = (os.environ.get(name, "") for name in names)
+        if not count or not number or "SLURM_STEP_ID" not in os.environ and names[0].startswith("SLURM"):
+            continue
+        if not count.isdecimal() or not number.isdecimal() or int(number) >= int(count):
+            raise ConfigError(f"{names[0]} is {count!r} and {names[1]} is {number!r}; unset them, or start again.")
+        if local not in ("", "0"):
+            raise ConfigError(f"{names[2]} is {local}; start one task per node, it starts its ranks itself.")
+        if int(count) > 1:
+            return Host(int(count), int(number), master or _first_of(os.environ.get("SLURM_JOB_NODELIST", "")))
+    return None
+
+
+def _first_of(nodes: str) -> str:
+    """The first name of a Slurm list: node[03-07,9],other -> node03."""
+    match = re.match(r"([^\[,]+)(?:\[(\w+))?", nodes)
+    return "" if match is None else match[1] + (match[2] or "")
+
+
+def use_interface(name: str) -> None:
+    """Let torch.distributed's gloo talk over this network interface; it reads that from the environment only."""
+    os.environ["GLOO_SOCKET_IFNAME"] = name

@@ -2,11 +2,13 @@
 
     model.py    the checkpoint, the work of one token        packed.py   the same model as kernels read it, 4 to 32 bits
     info.py     what `fathom info` prints                    memory.py   what running a packed model takes
+    layout.py   what a deployment asks of one rank
 
 Imports config and layout only; no torch. Read first: model.py, the table `weights(config)`.
 """
 
 from fathom.cost.info import info
+from fathom.cost.layout import all_to_all, expert_bytes, plan_pool, rank_cache_bytes_per_token, rank_weight_bytes
 from fathom.cost.memory import memory, workspace_bytes
 from fathom.cost.model import (
     BYTES,
@@ -58,6 +60,7 @@ __all__ = [
     "PackedSize",
     "Weight",
     "activated_parameters",
+    "all_to_all",
     "attention_flops",
     "cache_bytes_per_token",
     "checkpoint_bytes",
@@ -65,6 +68,7 @@ __all__ = [
     "checkpoint_tensors",
     "decode_flops",
     "expanded_cache_bytes_per_token",
+    "expert_bytes",
     "experts_met",
     "info",
     "kind_for",
@@ -77,7 +81,10 @@ __all__ = [
     "packed_tensors",
     "parameters",
     "parameters_by_part",
+    "plan_pool",
     "prefill_flops",
+    "rank_cache_bytes_per_token",
+    "rank_weight_bytes",
     "step_flops",
     "step_weight_bytes",
     "single_matrices",

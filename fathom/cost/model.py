@@ -197,7 +197,7 @@ def tensors(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...], str]]:
     Source: the released DeepSeek-V3 files; an FP8 weight is followed by its FP32 `weight_scale_inv`, one per block.
     """
     for weight in weights(config):
-        stored = _stored(config, weight)
+        stored = stored_as(config, weight)
         for expert in range(weight.copies):
             for suffix, shape, dtype in stored:
                 yield weight.name.replace("{expert}", str(expert)) + suffix, shape, dtype
@@ -212,17 +212,17 @@ def checkpoint_elements(config: ModelConfig) -> dict[str, int]:
     """Elements of all tensors in a checkpoint, by safetensors dtype."""
     found: dict[str, int] = {}
     for weight in weights(config):
-        for _, shape, dtype in _stored(config, weight):
+        for _, shape, dtype in stored_as(config, weight):
             found[dtype] = found.get(dtype, 0) + math.prod(shape) * weight.copies
     return found
 
 
 def checkpoint_tensors(config: ModelConfig) -> int:
     """Number of tensors in a checkpoint."""
-    return sum(len(_stored(config, weight)) * weight.copies for weight in weights(config))
+    return sum(len(stored_as(config, weight)) * weight.copies for weight in weights(config))
 
 
-def _stored(config: ModelConfig, weight: Weight) -> list[tuple[str, tuple[int, ...], str]]:
+def stored_as(config: ModelConfig, weight: Weight) -> list[tuple[str, tuple[int, ...], str]]:
     """(name suffix, shape, dtype) of what one copy of `weight` leaves in the file."""
     block = config.weight_block_size
     if weight.linear and block:

@@ -70,9 +70,9 @@ class Dictated(Runner):
     def model_s(self) -> float:
         return self._watched.seconds
 
-    def execute(self, plan: Plan) -> list[Sampled]:
-        vocabulary = self._watched.config.vocab_size
-        return [replace(answer, token_ids=(self._random.randrange(vocabulary),)) for answer in super().execute(plan)]
+    def execute(self, plan: Plan, forwards: tuple[int, int] = (0, 0)) -> list[Sampled]:
+        vocabulary, sampled = self._watched.config.vocab_size, super().execute(plan, forwards)
+        return [replace(answer, token_ids=(self._random.randrange(vocabulary),)) for answer in sampled]
 
 
 class Watched:

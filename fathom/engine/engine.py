@@ -8,22 +8,27 @@
 
 A step is: the scheduler makes a Plan, the runner executes it, the scheduler takes in the tokens. Not thread-safe.
 A model loaded with its MTP module guesses ahead (`EngineConfig.spec`): that changes how fast a text comes, not which.
+With a crew, the model is divided among several processes, and there is a lane for each of their batches (crew.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 from fathom.batching.limits import SchedulerConfig
 from fathom.batching.plan import Plan, Sampled
 from fathom.batching.request import Output, Request
 from fathom.batching.scheduler import Scheduler
 from fathom.batching.steptime import StepTime
+from fathom.engine.balance import Balancer
+from fathom.engine.crew import Crew
 from fathom.engine.kept import KeptFile
+from fathom.engine.lane import Lane, Lanes
 from fathom.engine.load import pages_that_fit, read_bits, read_load, read_numerics
 from fathom.engine.record import StepLog, StepRecord
 from fathom.engine.replay import describe_engine
@@ -32,6 +37,7 @@ from fathom.engine.spec_policy import SpecPolicy, read_spec
 from fathom.engine.spill import LostPages, SpillFile
 from fathom.engine.transfer import PageStore, page_format
 from fathom.errors import ConfigError, RequestError
+from fathom.layout.load import Rebalance
 from fathom.model import LatentCache, Model
 
 SAVED_AT_ONCE = 16  # pages; a request that arrives meanwhile waits for them
@@ -48,6 +54,8 @@ class EngineConfig:
             `spill_bytes`; None keeps none. cache_dir: instead, a folder that keeps them for later processes with the
             same model too; not with `record`, which tells of a cache that began empty. spec: tokens to guess per
             sequence and step with the model's MTP module: 1 to 4, off, or auto for as many as pay (none without one).
+            eplb: whether the experts of a crew follow their
+            load, looked at every `eplb_every` steps.
     """
 
     max_batch_tokens: int = 512
@@ -65,6 +73,8 @@ class EngineConfig:
     cache_dir: str | None = None
     spill_bytes: int = 8 * 10**9
     spec: str | int = "auto"
+    eplb: Literal["off", "auto", "manual"] = "off"
+    eplb_every: int = Rebalance.every
 
     def __post_init__(self) -> None:
         read_spec(self.spec)
@@ -130,23 +140,34 @@ class Engine:
     """One model, one cache, many requests at a time. `step_s` is how long the latest step took [s]."""
 
     def __init__(
-        self, model: Model, *, config: EngineConfig | None = None, eos_token_ids: Iterable[int] = ()
-    ) -> None:
-        self.config = config or EngineConfig()
-        self.model = model
-        self.policy = SpecPolicy(_drafts(model, self.config))
-        limits, mtp = self._limits(model), self.policy.fixed != 0
-        self.cache = LatentCache(
-            model.config, limits.num_pages, limits.page_tokens, dtype=model.compute_dtype, device=model.device, mtp=mtp
-        )
-        spill = self._spill_file()
-        if spill is not None:
-            limits = replace(limits, spill_slots=spill.num_slots)
-        self.step_time = StepTime()
-        self.scheduler = Scheduler(limits, eos_token_ids, self.step_time)
+        self, model: Model, *, config: EngineConfig | None = None, eos_token_ids: Iterable[int] = (),
+        crew: Crew | None = None,
+    ) -> None:  # fmt: skip
+        self.config, self.model, self.crew = config or EngineConfig(), model, crew
+        # the first stage of a pipeline has no MTP module itself
+        modules = model.mtp_modules if crew is None else model.config.num_nextn_predict_layers
+        drafts = _drafts(modules, self.config)
+        limits, mtp = self._limits(model, mtp=drafts != 0), drafts != 0
+        spill = None
+        if crew is not None:
+            _check_crew(self.config)
+            self.runner = crew.open(limits.num_pages, limits.page_tokens, mtp=mtp)
+        else:
+            cache = LatentCache(
+                model.config, limits.num_pages, limits.page_tokens, dtype=model.compute_dtype, device=model.device,
+                mtp=mtp,
+            )  # fmt: skip
+            spill = self._spill_file(cache)
+            if spill is not None:
+                limits = replace(limits, spill_slots=spill.num_slots)
+            self.runner = Runner(model, cache, spill)
+        self.cache, ends = self.runner.cache, tuple(eos_token_ids)
+        self.balancer: Balancer | None = None
+        if crew is not None and self.config.eplb != "off":
+            self.balancer = Balancer(crew, Rebalance(self.config.eplb, every=self.config.eplb_every))
+        self.lanes = Lanes([Lane(limits, ends, drafts) for _ in range(1 if crew is None else crew.lanes)])
         if isinstance(spill, KeptFile):
             self.scheduler.tables.keep(spill.kept())
-        self.runner = Runner(model, self.cache, spill)
         self._log: StepLog | None = None
         if self.config.record:
             self._log = StepLog(self.config.record, describe_engine(model, self.cache, limits))
@@ -155,9 +176,27 @@ class Engine:
         self._sampled_tokens = 0
 
     @cached_property
-    def pages(self) -> PageStore:
-        """Its pages by name, to be given to other engines and taken from them."""
-        return PageStore(self)
+    def pages(self) -> PageStore | None:
+        """Its pages by name, to be given to other engines and taken from them; None for a crew, which divides them."""
+        return PageStore(self) if self.crew is None else None
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The first lane's; there is only one unless a crew has more."""
+        return self.lanes.lanes[0].scheduler
+
+    @property
+    def policy(self) -> SpecPolicy:
+        return self.lanes.lanes[0].policy
+
+    @property
+    def step_time(self) -> StepTime:
+        return self.lanes.lanes[0].step_time
+
+    @property
+    def running(self) -> list[str]:
+        """Requests that are being computed."""
+        return [sequence.request.id for lane in self.lanes.lanes for sequence in lane.scheduler.running]
 
     @property
     def context_tokens(self) -> int:
@@ -166,7 +205,7 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        return self.scheduler.has_work
+        return any(lane.scheduler.has_work for lane in self.lanes.lanes)
 
     def add(self, request: Request) -> None:
         """Queue a request.
@@ -176,11 +215,12 @@ class Engine:
         self._check_ids("prompt", request.prompt_token_ids)
         if request.params.thinking is not None:
             self._check_ids("thinking.end_think_id", (request.params.thinking.end_think_id,))
-        self.scheduler.add(request)
+        self.lanes.add(request)
 
     def abort(self, request_id: str) -> Output | None:
         """Stop a request and free its pages; None if it is not here (any more)."""
-        return self.scheduler.abort(request_id)
+        lane = self.lanes.of(request_id)
+        return None if lane is None else lane.scheduler.abort(request_id)
 
     def step(self) -> list[Output]:
         """Compute one Plan; what it did for each request in it, also where that was only reading on in the prompt.
@@ -189,12 +229,36 @@ class Engine:
         """
         if not self.has_work:
             return []
+        if self.crew is not None:
+            return self._step_together(self.crew)
         plan, sampled = self._execute()
         self._computed_tokens += plan.num_tokens
         if self._log is not None:
             self._log.write(StepRecord(plan, tuple(sampled), self.step_s, self.runner.draft_s))
-        outputs = self.scheduler.update(plan, sampled)
+        return self._take(self.lanes.lanes[0], plan, sampled)
+
+    def _take(self, lane: Lane, plan: Plan, sampled: list[Sampled]) -> list[Output]:
+        outputs = lane.scheduler.update(plan, sampled)
         self._sampled_tokens += sum(len(output.token_ids) for output in outputs)
+        return outputs
+
+    def _step_together(self, crew: Crew) -> list[Output]:
+        """One step of every lane; those without work lend their experts."""
+        started = perf_counter()
+        plans = [lane.schedule() for lane in self.lanes.lanes]
+        answers = crew.execute(plans)
+        self.step_s = perf_counter() - started
+        outputs: list[Output] = []
+        most = max(plan.num_tokens for plan in plans)
+        for lane, plan, sampled in zip(self.lanes.lanes, plans, answers, strict=True):
+            if not plan.rows:
+                continue
+            if plan.num_tokens == most:  # the step took as long as its fullest lane
+                lane.observe(plan, sampled, self.step_s, self.runner.draft_s)
+            self._computed_tokens += plan.num_tokens
+            outputs += self._take(lane, plan, sampled)
+        if self.balancer is not None:
+            self.balancer.after_step(sum(plan.num_tokens for plan in plans), self.step_s)
         return outputs
 
     def save_pages(self, most: int = SAVED_AT_ONCE) -> bool:
@@ -210,10 +274,10 @@ class Engine:
 
     def _execute(self) -> tuple[Plan, list[Sampled]]:
         """The next plan, carried out and timed; planned again as long as it relies on pages that prove lost."""
+        lane = self.lanes.lanes[0]
         while True:
             started = perf_counter()
-            sequences = min(len(self.scheduler.live), self.scheduler.config.max_sequences)
-            plan = self.scheduler.schedule(self.policy.choose(sequences))
+            plan = lane.schedule()
             try:
                 sampled = self.runner.execute(plan)
             except LostPages as lost:
@@ -222,48 +286,57 @@ class Engine:
             self.step_s = perf_counter() - started
             if plan.restores:
                 self.step_time.observe_restores(len(plan.restores), self.runner.restore_s)
-            computing_s = self.step_s - self.runner.restore_s
-            self.step_time.observe(plan, computing_s - self.runner.draft_s)
-            self.policy.observe(plan, sampled, computing_s, self.runner.draft_s)
+            lane.observe(plan, sampled, self.step_s - self.runner.restore_s, self.runner.draft_s)
             return plan, sampled
 
+    def watch(self, on_lost: Callable[[str], None]) -> None:
+        """`on_lost` hears, from any thread, why the engine cannot go on, if that happens while it has no work."""
+        if self.crew is not None:
+            self.crew.on_lost = on_lost
+
+    def close(self) -> None:
+        """Let the ranks of a crew go."""
+        if self.crew is not None:
+            self.crew.close()
+
     def stats(self) -> EngineStats:
-        scheduler, pool, tables = self.scheduler, self.scheduler.pool, self.scheduler.tables
+        schedulers = [lane.scheduler for lane in self.lanes.lanes]
         return EngineStats(
-            running=len(scheduler.running),
-            waiting=len(scheduler.waiting),
-            pages_used=pool.used,
-            pages_total=pool.num_pages,
-            steps=scheduler.steps,
-            preemptions=scheduler.preemptions,
-            prefix_hit_tokens=scheduler.prefix_hit_tokens,
-            disk_hit_tokens=scheduler.disk_hit_tokens,
-            evictions=pool.evictions,
-            copied_pages=tables.copied,
-            spilled_pages=tables.spill.spilled,
-            restored_pages=tables.spill.restored,
-            lost_pages=tables.spill.lost,
+            running=sum(len(s.running) for s in schedulers),
+            waiting=sum(len(s.waiting) for s in schedulers),
+            pages_used=sum(s.pool.used for s in schedulers),
+            pages_total=sum(s.pool.num_pages for s in schedulers),
+            steps=max(s.steps for s in schedulers),
+            preemptions=sum(s.preemptions for s in schedulers),
+            prefix_hit_tokens=sum(s.prefix_hit_tokens for s in schedulers),
+            disk_hit_tokens=sum(s.disk_hit_tokens for s in schedulers),
+            evictions=sum(s.pool.evictions for s in schedulers),
+            copied_pages=sum(s.tables.copied for s in schedulers),
+            spilled_pages=sum(s.tables.spill.spilled for s in schedulers),
+            restored_pages=sum(s.tables.spill.restored for s in schedulers),
+            lost_pages=sum(s.tables.spill.lost for s in schedulers),
             computed_tokens=self._computed_tokens,
             sampled_tokens=self._sampled_tokens,
             step_s=self.step_s,
-            drafted_by_depth=scheduler.drafted_by_depth,
-            accepted_by_depth=scheduler.accepted_by_depth,
+            drafted_by_depth=_added(s.drafted_by_depth for s in schedulers),
+            accepted_by_depth=_added(s.accepted_by_depth for s in schedulers),
         )
 
-    def _spill_file(self) -> SpillFile | None:
+    def _spill_file(self, cache: LatentCache) -> SpillFile | None:
         """The file beside the memory, should there be one."""
         config = self.config
         if config.spill_path is not None:
-            return SpillFile(config.spill_path, config.spill_bytes, self.cache)
+            return SpillFile(config.spill_path, config.spill_bytes, cache)
         if config.cache_dir is not None:
-            return KeptFile(config.cache_dir, config.spill_bytes, self.cache, page_format(self.model, self.cache))
+            return KeptFile(config.cache_dir, config.spill_bytes, cache, page_format(self.model, cache))
         return None
 
-    def _limits(self, model: Model) -> SchedulerConfig:
+    def _limits(self, model: Model, *, mtp: bool) -> SchedulerConfig:
         config = self.config
+        fraction = config.memory_fraction / (1 if self.crew is None else self.crew.config.here)
         num_pages = config.num_pages or pages_that_fit(
-            model.config, config.page_tokens, config.max_sequences, config.memory_fraction, model.compute_dtype,
-            model.device, mtp=self.policy.fixed != 0,
+            model.config, config.page_tokens, config.max_sequences, fraction, model.compute_dtype,
+            model.device, mtp=mtp,
         )  # fmt: skip
         return SchedulerConfig(
             max_batch_tokens=config.max_batch_tokens,
@@ -286,10 +359,24 @@ class Engine:
                 )
 
 
-def _drafts(model: Model, config: EngineConfig) -> int | None:
-    """Guesses per step that `config.spec` means for this model; None: as many as pay."""
+def _added(counts: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """Counts by depth of several, together."""
+    return tuple(map(sum, zip_longest(*counts, fillvalue=0)))
+
+
+def _check_crew(config: EngineConfig) -> None:
+    """Raise ConfigError for what several ranks do not do."""
+    for name in ("record", "spill_path", "cache_dir"):
+        if getattr(config, name) is not None:
+            raise ConfigError(f"{name} is {getattr(config, name)!r}; a layout of several ranks has none. Leave it out.")
+    if config.numerics != "exact":
+        raise ConfigError(f"numerics is {config.numerics!r}; several ranks are always exact. Leave it out.")
+
+
+def _drafts(modules: int, config: EngineConfig) -> int | None:
+    """Guesses per step that `config.spec` means for a model with so many MTP modules; None: as many as pay."""
     drafts = read_spec(config.spec)
-    if model.mtp_modules:
+    if modules:
         return drafts
     if drafts:
         raise ConfigError(f"spec is {config.spec}; this model was loaded without an MTP module. Use auto or off.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,11 @@ from fathom.checkpoint.pack import Wanted
 from fathom.config import ModelConfig, find_model
 from fathom.cost import cache_bytes_per_token
 from fathom.errors import ConfigError
+from fathom.layout import Layout, Shard
+from fathom.layout.placement import Placement, balance
+from fathom.layout.rows import here
 from fathom.model import Model, OneAtATime, PackedTransformer, Transformer
+from fathom.ops.packed import Peers, Weights
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +85,70 @@ def load_model(
     model.load_state_dict(unpacked(weights, config))
     model.eval().requires_grad_(False)
     return OneAtATime(model) if exact else model
+
+
+def load_part(
+    name_or_dir: str | Path,
+    layout: Layout,
+    rank: int,
+    meet: Callable[[Shard], Peers],
+    *,
+    bits: str | int = "auto",
+    mtp: bool | None = None,
+    threads: int = 1,
+    load: str = "map",
+    redundant: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> PackedTransformer:
+    """What `rank` of `layout` owns of a model; nothing else is read of its files.
+
+    Args:   meet: gives the peers that have the rest; called once the weights are here. redundant: copies of experts per
+            layer. The others as in `load_model`.
+    Raises: ConfigError, CheckpointError: it cannot be used, or divided like this.
+    """
+    kind, copy, directory = read_bits(bits), read_load(load), find_model(name_or_dir)
+    config = ModelConfig.read(directory)
+    modules = 0 if mtp is False else _mtp_layers(directory, config, needed=mtp is True)
+    config = replace(config, num_nextn_predict_layers=modules)
+    shard = Shard(config, layout, rank, redundant)
+    placements = first_placements(config, layout, redundant)
+    weights = load_packed(
+        directory, config, kind=kind, mtp=modules > 0, copy=copy, shard=shard, progress=progress,
+        wanted=lambda name: here(name, shard, placements),
+    )  # fmt: skip
+    peers = meet(shard)
+    for layer, placement in placements.items():
+        peers.place(layer, placement)
+    packed = PackedTransformer.open(config, weights, threads, shard, peers, placements)
+    if packed is None:
+        raise ConfigError("several ranks need the native kernels; `fathom doctor` says why there are none.")
+    torch.set_num_threads(1)
+    return packed
+
+
+def first_placements(config: ModelConfig, layout: Layout, redundant: int) -> dict[int, Placement]:
+    """Where experts lie before anything is known of their load, by layer; nothing where `Shard.experts` says it."""
+    if not redundant:
+        return {}
+    slots = config.n_routed_experts + redundant
+    even = balance([1] * config.n_routed_experts, slots=slots, ranks=layout.ep)
+    layers = range(config.num_hidden_layers + config.num_nextn_predict_layers)
+    return {layer: even for layer in layers if config.is_moe(layer)}
+
+
+def load_experts(
+    name_or_dir: str | Path, config: ModelConfig, wanted: Collection[tuple[int, int]], bits: str | int = "auto"
+) -> Weights:
+    """The weights of some experts, (layer, expert), to be placed into a model that runs.
+
+    Args: config: that of the model, with the MTP modules that it has. bits: those it was loaded with.
+    """
+    prefixes = tuple(f"model.layers.{layer}.mlp.experts.{expert}." for layer, expert in wanted)
+    mtp = config.num_nextn_predict_layers > 0
+    return load_packed(
+        find_model(name_or_dir), config, kind=read_bits(bits), mtp=mtp, copy=True,
+        wanted=lambda name: name.startswith(prefixes),
+    )  # fmt: skip
 
 
 def _mtp_layers(directory: Path, config: ModelConfig, *, needed: bool) -> int:

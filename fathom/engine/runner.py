@@ -14,7 +14,7 @@ from fathom.engine.sampler import sample
 from fathom.engine.speculative import Drafter
 from fathom.engine.spill import LostPages, SpillFile
 from fathom.errors import EngineError
-from fathom.model import Batch, LatentCache, Model
+from fathom.model import Batch, LatentCache, Model, PackedTransformer
 from fathom.model.cache import int_tensor
 
 
@@ -33,13 +33,30 @@ class Runner:
         self._drafter = Drafter(model, cache)
 
     @torch.inference_mode()
-    def execute(self, plan: Plan) -> list[Sampled]:
+    def execute(self, plan: Plan, forwards: tuple[int, int] = (0, 0)) -> list[Sampled]:
         """Compute every row's tokens into the cache; answer the rows that sample, in order.
 
+        Args:   forwards: make at least so many, of the main model and of MTP modules, as those do who share experts.
         Raises: LostPages: the spill file does not give back what the plan reads; nothing was computed.
         """
         self.draft_s = 0.0
         self._move(plan)
+        sampled = self._compute(plan)
+        made = plan.forwards
+        if forwards > made:
+            self._idle(made, forwards)
+        return sampled
+
+    def _idle(self, made: tuple[int, int], wanted: tuple[int, int]) -> None:
+        """Take part in the forwards of others."""
+        model = self.model
+        assert isinstance(model, PackedTransformer), "only packed models have peers"
+        if wanted[0] > made[0]:
+            model.idle(self.cache)
+        for depth in range(made[1], wanted[1] if model.shard.has_head else 0):
+            model.idle(self.cache, min(depth, model.mtp_modules - 1))
+
+    def _compute(self, plan: Plan) -> list[Sampled]:
         rows = [row for row in plan.rows if row.token_ids]  # siblings sample from the row before them
         if not rows:
             return []
@@ -53,6 +70,9 @@ class Runner:
             self.cache.page_tokens, device=self.device,
         )  # fmt: skip
         sampled: list[Sampled] = []
+        if isinstance(self.model, PackedTransformer) and not self.model.shard.has_head:
+            self.model(int_tensor(tokens, self.device), batch, self.cache)
+            return []  # a later stage of the pipeline answers
         if asked:
             hidden, logits, best = self.model.answer(int_tensor(tokens, self.device), batch, self.cache, asked)
             sampled = sample(logits, plan.sampling_rows, best)

@@ -41,11 +41,15 @@ class Layout:
         """Number of ranks."""
         return self.pp * self.dp * self.tp
 
-    def check(self, config: ModelConfig) -> None:
-        """Raise ConfigError, with the values that would do, if `config` cannot be divided like this."""
+    def check(self, config: ModelConfig, redundant: int = 0) -> None:
+        """Raise ConfigError, with the values that would do, if `config` cannot be divided like this.
+
+        Args: redundant: copies of experts per layer; experts and copies together divide among the ep ranks.
+        """
         if self.pp > config.num_hidden_layers:
             raise ConfigError(f"pp is {self.pp}; it must be at most num_hidden_layers ({config.num_hidden_layers}).")
-        _check_divides("ep", self.ep, {"n_routed_experts": config.n_routed_experts})
+        what = "n_routed_experts + redundant" if redundant else "n_routed_experts"
+        _check_divides("ep", self.ep, {what: config.n_routed_experts + redundant})
         cut = {"num_attention_heads": config.num_attention_heads, "intermediate_size": config.intermediate_size}
         if config.n_shared_experts:
             cut["moe_intermediate_size * n_shared_experts"] = config.moe_intermediate_size * config.n_shared_experts
@@ -78,16 +82,20 @@ class Layout:
 
 @dataclass(frozen=True)
 class Shard:
-    """What rank `rank` of `layout` owns of a model. `Shard.whole(config)` owns everything."""
+    """What rank `rank` of `layout` owns of a model. `Shard.whole(config)` owns everything.
+
+    Fields: redundant: copies of experts per layer; with them, placements say which experts a rank has, not `experts`.
+    """
 
     config: ModelConfig
     layout: Layout = Layout()
     rank: int = 0
+    redundant: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.layout.world_size:
             raise ConfigError(f"rank is {self.rank}; it must be from 0 to {self.layout.world_size - 1}.")
-        self.layout.check(self.config)
+        self.layout.check(self.config, self.redundant)
 
     @classmethod
     def whole(cls, config: ModelConfig) -> Shard:

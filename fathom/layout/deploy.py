@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fathom.config import build, read_toml
+from fathom.config import ModelConfig, build, read_toml
 from fathom.errors import ConfigError
 from fathom.layout import Layout
 
@@ -31,8 +31,11 @@ class Pool:
     """Replicas that do the same work in the same layout.
 
     Fields: role: what its replicas compute of a request. redundant_experts: copies of busy experts per layer, shared
-            out over the ranks of a replica. eplb: whether they follow the load. hardware: what a rank runs on, by the
-            planner's name; only the planner reads it.
+            out over the ranks of a replica. eplb: whether they follow the load.
+
+    Only the planner reads: hardware: what a rank runs on, by its name. shared_copies: the shared expert is placed like
+            a routed one, so many times per layer; 0: every rank has it. whole_mlp: dense MLPs and shared experts are
+            not cut by tp; each rank has them whole and computes its part of the tokens.
     """
 
     name: str = "main"
@@ -42,12 +45,41 @@ class Pool:
     redundant_experts: int = 0
     eplb: Literal["off", "auto", "manual"] = "off"
     hardware: str = ""
+    shared_copies: int = 0
+    whole_mlp: bool = False
 
     def __post_init__(self) -> None:
         if self.replicas < 1:
             raise ConfigError(f"replicas is {self.replicas}; it must be at least 1.")
-        if self.redundant_experts < 0:
-            raise ConfigError(f"redundant_experts is {self.redundant_experts}; it must be at least 0.")
+        for name in ("redundant_experts", "shared_copies"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0.")
+
+    def slots(self, config: ModelConfig) -> int:
+        """Places for experts in a layer, over the ranks that share them out."""
+        return config.n_routed_experts + self.redundant_experts + self.shared_copies
+
+    def slots_per_rank(self, config: ModelConfig) -> int:
+        """Experts of a layer that a rank holds, copies included."""
+        return self.slots(config) // self.layout.ep
+
+    def check(self, config: ModelConfig) -> None:
+        """Raise ConfigError, with the values that would do, if `config` cannot be served like this."""
+        if self.shared_copies and config.n_shared_experts != 1:
+            raise ConfigError(
+                f"pool {self.name}: shared_copies is {self.shared_copies}, which takes one shared expert, as large as "
+                f"a routed one; n_shared_experts is {config.n_shared_experts}, so leave it out."
+            )
+        try:
+            self.layout.check(config, self.redundant_experts + self.shared_copies)
+        except ConfigError as error:
+            raise ConfigError(f"pool {self.name}: {error}") from None
+        most = (self.layout.ep - 1) * config.n_routed_experts
+        if self.redundant_experts > most:
+            raise ConfigError(
+                f"pool {self.name}: redundant_experts is {self.redundant_experts}; on {self.layout.ep} ranks at most "
+                f"{most} are of use, because no rank needs an expert twice."
+            )
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,15 @@ class LatentCache:
     """Pages of latents and rotated keys, per layer: all that attention keeps of a token (V3, section 2.1.1).
 
     Shapes: latent [layers, pages, page_tokens, kv_lora_rank], rope [layers, pages, page_tokens, qk_rope_head_dim].
-    Layers include the MTP modules when `mtp` is true.
+    Layers include the MTP modules when `mtp` is true; a stage of a pipeline has `layers` of its own.
     """
 
     def __init__(
         self, config: ModelConfig, num_pages: int, page_tokens: int, *, dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None, mtp: bool = False,
+        device: torch.device | str | None = None, mtp: bool = False, layers: int | None = None,
     ) -> None:  # fmt: skip
-        layers = config.num_hidden_layers + (config.num_nextn_predict_layers if mtp else 0)
+        if layers is None:
+            layers = config.num_hidden_layers + (config.num_nextn_predict_layers if mtp else 0)
         pages = (layers, num_pages, page_tokens)
         self.latent = _zeros((*pages, config.kv_lora_rank), dtype, device)
         self.rope = _zeros((*pages, config.qk_rope_head_dim), dtype, device)

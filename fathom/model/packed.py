@@ -7,16 +7,18 @@ Attention is always in the absorbed form, so that a token's bits do not depend o
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from fathom.config import ModelConfig
-from fathom.cost import mtp_layers
+from fathom.layout import Shard
+from fathom.layout.placement import Placement
 from fathom.model.answer import Answer
 from fathom.model.cache import Batch, LatentCache, int_tensor
 from fathom.model.rope import Rotary
-from fathom.ops.packed import PackedModel, Weights, open_packed
+from fathom.ops.packed import PackedModel, Peers, Weights, open_packed
 from fathom.ops.packing import PackedMatrix
 
 EXACT = {"f32": torch.float32}  # what the cache holds beside weights of this kind; bfloat16 beside all others
@@ -30,22 +32,32 @@ class PackedTransformer:
 
     device = torch.device("cpu")
 
-    def __init__(self, config: ModelConfig, weights: Weights, kernels: PackedModel) -> None:
-        self.config = config
+    def __init__(
+        self, config: ModelConfig, weights: Weights, kernels: PackedModel, shard: Shard | None = None,
+        peers: Peers | None = None,
+    ) -> None:  # fmt: skip
+        self.config, self.shard, self.peers = config, shard or Shard.whole(config), peers
         self.kernels = kernels
-        projection = weights["model.layers.0.self_attn.o_proj.weight"]
+        projection = weights[f"model.layers.{self.shard.layers.start}.self_attn.o_proj.weight"]
         assert isinstance(projection, PackedMatrix), "projections are packed"
         self.kind = projection.kind
         self.compute_dtype = EXACT.get(self.kind, torch.bfloat16)
-        self.mtp_modules = sum(f"model.layers.{i}.eh_proj.weight" in weights for i in mtp_layers(config))
+        self.mtp_modules = sum(f"model.layers.{i}.eh_proj.weight" in weights for i in self.shard.mtp_layers)
         self.weight_bytes = sum(w.nbytes for w in weights.values())
 
     @staticmethod
-    def open(config: ModelConfig, weights: Weights, threads: int | None = None) -> PackedTransformer | None:
-        """The model on this machine's kernels; None, said once, if it has none. threads: None is as many as torch's."""
-        positions = torch.arange(config.max_position_embeddings)
-        kernels = open_packed(config, weights, Rotary(config)(positions), threads or torch.get_num_threads())
-        return None if kernels is None else PackedTransformer(config, weights, kernels)
+    def open(
+        config: ModelConfig, weights: Weights, threads: int | None = None, shard: Shard | None = None,
+        peers: Peers | None = None, placements: Mapping[int, Placement] | None = None,
+    ) -> PackedTransformer | None:  # fmt: skip
+        """The model on this machine's kernels; None, said once, if it has none.
+
+        Args: threads: None is as many as torch's. shard: the part that `weights` are; None: all. peers: have the rest.
+              placements: of layers whose experts do not lie as `Shard.experts` says.
+        """
+        turn = Rotary(config)(torch.arange(config.max_position_embeddings))
+        kernels = open_packed(config, weights, turn, threads or torch.get_num_threads(), shard, peers, placements)
+        return None if kernels is None else PackedTransformer(config, weights, kernels, shard, peers)
 
     @property
     def numerics(self) -> str:
@@ -58,16 +70,31 @@ class PackedTransformer:
 
     def forward(self, tokens: Tensor, batch: Batch, cache: LatentCache | None = None) -> Tensor:
         """tokens int64 [tokens] -> hidden states after the last norm, float32 [tokens, hidden]."""
-        return self._run(tokens, batch, cache)
+        hidden = self._run(tokens, batch, cache, before=self._passed_on(len(tokens)))
+        if not self.shard.has_head and self.peers is not None:
+            self.peers.send(hidden)
+        return hidden
 
     __call__ = forward
+
+    def idle(self, cache: LatentCache, module: int = -1) -> None:
+        """A forward of no tokens, for peers that have some: experts held here serve theirs."""
+        none = torch.empty(0, dtype=torch.int64)
+        table = torch.empty(0, 0, dtype=torch.int32)
+        self.kernels.forward(none, none, (), table, cache.latent, cache.rope, module=module)
+
+    def new_cache(self, num_pages: int, page_tokens: int, *, mtp: bool) -> LatentCache:
+        """A cache for the layers that are here."""
+        layers = len(self.shard.layers) + (self.mtp_modules if mtp else 0)
+        return LatentCache(self.config, num_pages, page_tokens, dtype=self.compute_dtype, layers=layers)
 
     def answer(self, tokens: Tensor, batch: Batch, cache: LatentCache, rows: array[int]) -> Answer:
         """As Transformer.answer, in one call of the kernels."""
         assert batch.page_table is not None, "a forward with a cache needs a paged Batch"
         return self.kernels.answer(
-            tokens, batch.positions, batch.query_lengths, batch.page_table, cache.latent, cache.rope, int_tensor(rows)
-        )
+            tokens, batch.positions, batch.query_lengths, batch.page_table, cache.latent, cache.rope,
+            int_tensor(rows), before=self._passed_on(len(tokens)),
+        )  # fmt: skip
 
     def answer_ahead(
         self, hidden: Tensor, next_tokens: Tensor, batch: Batch, cache: LatentCache, depth: int, rows: array[int]
@@ -97,6 +124,13 @@ class PackedTransformer:
         return self.kernels.forward(
             tokens, batch.positions, batch.query_lengths, table, cache.latent, cache.rope, module=module, before=before
         )
+
+    def _passed_on(self, tokens: int) -> Tensor | None:
+        """The states that a later stage of a pipeline begins with."""
+        if self.shard.pp_rank == 0:
+            return None
+        assert self.peers is not None, "the stage before is somewhere"
+        return self.peers.receive(tokens)
 
     def _passing_cache(self, batch: Batch) -> tuple[LatentCache, Tensor]:
         """Whole sequences without a cache get one for as long as the forward takes: a page for each."""

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from fathom.config import ModelConfig
 from fathom.errors import ConfigError
+from fathom.layout import Shard
+from fathom.layout.placement import Placement
 from fathom.ops.dispatch import library
 from fathom.ops.packing import PackedMatrix
 
@@ -25,6 +27,53 @@ Weights = Mapping[str, PackedMatrix | Tensor]
 """Checkpoint name -> weight. Matrices are packed, each head's rows padded to 16, and `kv_b_proj` is two: `k_b_proj`,
 per head W_uk transposed (rows latent, columns plain query), and `v_b_proj`, W_uv. Vectors are float32; the router is
 packed f32; `model.embed_tokens.weight` is a plain table, float32 or bfloat16."""
+
+
+class Peers(Protocol):
+    """Other processes that hold parts of the same model; all of them ask the same in the same order.
+
+    Nothing is summed across processes: what others have computed is fetched (layout/rows.py), and experts answer row by
+    row. So no number depends on how many processes there are.
+    """
+
+    pairs: tuple[int, int]
+    """(rows of experts that the latest dispatch brought here, rows that are due to this process)."""
+
+    def place(self, layer: int, placement: Placement) -> None:
+        """From the next forward on, experts of `layer` (of the model) lie so."""
+        ...
+
+    def begin(self, tokens: int) -> int:
+        """Before a forward of `tokens` tokens: the most that may arrive in one dispatch."""
+        ...
+
+    def columns(self, x: Tensor, places: tuple[int, ...]) -> None:
+        """Fetch what others have of x [rows, columns]: rank r those from places[r] to places[r + 1]."""
+        ...
+
+    def rows(self, x: Tensor) -> None:
+        """Fetch what others have of x [rows, columns]: its rows are shared out evenly."""
+        ...
+
+    def dispatch(self, layer: int, x: Tensor, ids: Tensor, room: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Send rows of x [tokens, hidden] to where the experts `ids` [tokens, top_k] are; take what others send.
+
+        Args:    layer: which of this process's. room: [most, hidden], filled from its first row on.
+        Returns: which of the experts held here, for which row of `room`, int64 [pairs] each; and rows filled.
+        """
+        ...
+
+    def receive(self, rows: int) -> Tensor:
+        """States [rows, hidden] that the stage before this one passes on."""
+        ...
+
+    def send(self, x: Tensor) -> None:
+        """Pass states [rows, hidden] on to the next stage."""
+        ...
+
+    def combine(self, given: Tensor, due: Tensor) -> None:
+        """Send results [pairs, hidden] back to whose rows they are; fill `due` [tokens * top_k, hidden]."""
+        ...
 
 
 Best = tuple[list[int], list[float]]
@@ -62,17 +111,24 @@ class PackedModel(Protocol):
         """Normed hidden states [rows, hidden] times the head, float32 [rows, vocabulary]."""
         ...
 
+    def place(self, layer: int, placement: Placement, weights: Weights) -> None:
+        """From the next forward on, the slots of `layer` hold these experts; weights: of those that were not here."""
+        ...
+
     def space_bytes(self, tokens: int) -> int:
         """Working space of a forward of `tokens` tokens [B]."""
         ...
 
 
 def open_packed(
-    config: ModelConfig, weights: Weights, turn: tuple[Tensor, Tensor], threads: int
-) -> PackedModel | None:
+    config: ModelConfig, weights: Weights, turn: tuple[Tensor, Tensor], threads: int, shard: Shard | None = None,
+    peers: Peers | None = None, placements: Mapping[int, Placement] | None = None,
+) -> PackedModel | None:  # fmt: skip
     """A packed model on this CPU's kernels; None (said once) if there are none.
 
     Args:   turn: cosines and sines of the rotary pairs, float32 [positions, rope / 2]. threads: the caller among them.
+            shard: the part that `weights` are, if they are not all, and `peers` have the others. placements: of layers
+            whose experts do not lie as `Shard.experts` says.
     Raises: ConfigError: a layer has more experts than the kernels can choose from.
     """
     found = library()
@@ -85,4 +141,4 @@ def open_packed(
         )
     from fathom.ops.cpu.native import NativeModel
 
-    return NativeModel(config, weights, turn, threads, found)
+    return NativeModel(config, weights, turn, threads, found, shard, peers, placements or {})

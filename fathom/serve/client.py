@@ -1,8 +1,9 @@
-"""The front's end of the socket: starts the engine worker, hands it requests, sorts its answers, starts it again.
+"""The front's end of a worker: reaches it, hands it requests, sorts its answers, and does without it for a while.
 
-The socket is a pair made here and inherited by the worker, so there is no file to guard or to leave behind. When
-either side goes, the other sees the end of the stream: the worker leaves, the front fails what was running and starts
-a new worker, a few times with growing pauses. A request ends in tokens, in a refusal or in a WorkerError, always.
+When a worker dies, or is silent for longer than a live one can be (see messages.py), it is reached again, a few times
+with growing pauses, and every running request goes on where its reader saw it last (see ledger.py): a client notices a
+pause. A worker counts as ready once it has generated a token. A request ends in tokens, in a refusal or, if no worker
+comes back, in a WorkerError; always.
 """
 
 from __future__ import annotations
@@ -10,82 +11,105 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
-import sys
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
-from fathom.batching.request import Output, Request
+from fathom.batching.request import Output, Request, SamplingParams
 from fathom.errors import EngineError, FathomError, InputError, RequestError, WorkerError
 from fathom.serve import messages
+from fathom.serve.ledger import Crash, Inbox, Ledger, Pending
+from fathom.serve.transport import Link, Spawned, Transport
 
 log = logging.getLogger(__name__)
 
-WORKER = (sys.executable, "-m", "fathom.serve.worker")
+LOADING_PATIENCE = 12
+"""While a worker loads, it may be silent so many times longer: a library that is read from a slow disk stops it all."""
+
+PROBE = Request("health", (0,), SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True))
 
 State = Literal["starting", "ready", "restarting", "failed", "stopped"]
-Event = Output | FathomError
 
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """How often a dead worker is started again. Fields: restarts: allowed within `window_s`."""
+    """How often a dead worker is started again. Fields: restarts: allowed within `window_s`. probe_s: for one token."""
 
     restarts: int = 3
     window_s: float = 60.0
     first_pause_s: float = 0.2
     longest_pause_s: float = 10.0
     goodbye_s: float = 3.0
+    probe_s: float = 120.0
 
 
-@dataclass(frozen=True)
-class Arrival:
-    """An event for one request, and how long the step behind it took."""
+class Watcher(Protocol):
+    """Who looks after several clients."""
 
-    request_id: str
-    event: Event
-    step_s: float = 0.0
+    def admit(self, client: EngineClient, facts: messages.Ready) -> None:
+        """A worker has loaded. Raises: InputError: it does not belong to the others; it is not used."""
 
+    def changed(self, client: EngineClient) -> None:
+        """`client.state` is another one now; what a dead worker had is held in `client.ledger`."""
 
-@dataclass
-class Inbox:
-    """Where the events of one exchange with a client arrive, whatever request they belong to."""
-
-    queue: asyncio.Queue[Arrival] = field(default_factory=asyncio.Queue)
+    def ended(self, pending: Pending) -> None:
+        """A request came to its end by itself."""
 
 
 class EngineClient:
-    """One engine worker, kept alive."""
+    """One engine worker, kept alive. Args: name: what messages and metrics call it."""
 
     def __init__(
-        self, hello: messages.Hello, *, policy: RestartPolicy | None = None, command: Sequence[str] = WORKER
+        self,
+        hello: messages.Hello,
+        *,
+        policy: RestartPolicy | None = None,
+        via: Transport | None = None,
+        name: str = "engine",
+        watcher: Watcher | None = None,
     ) -> None:
-        self.hello = hello
+        self.hello, self.name = hello, name
         self.policy = policy or RestartPolicy()
-        self.command = tuple(command)
+        self.via: Transport = via or Spawned()
         self.state: State = "starting"
         self.facts: messages.Ready | None = None
         self.stats = messages.Stats()
         self.restarts = 0
         self.failure: FathomError | None = None
         self.settled = asyncio.Event()  # ready for the first time, or failed for good
-        self.pid: int | None = None
-        self._inboxes: dict[str, Inbox] = {}
-        self._writer: asyncio.StreamWriter | None = None
+        self.ledger = Ledger(name, None if watcher is None else watcher.ended)
+        self._watcher = watcher
+        self._link: Link | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._crashes: deque[float] = deque()
+        self._crashes: deque[Crash] = deque()
+        self._phase: Literal["loading", "probing", "live"] = "loading"
+        self._unanswered = 0  # Pings since the last word
 
     @property
     def in_flight(self) -> int:
-        """Requests given to the worker and not yet finished."""
-        return len(self._inboxes)
+        """Requests taken and not yet finished."""
+        return len(self.ledger.pending)
+
+    @property
+    def resumed(self) -> int:
+        """Times that a request was handed over again."""
+        return self.ledger.resumed
+
+    @property
+    def poisoned(self) -> int:
+        """Requests that were found to kill workers."""
+        return self.ledger.poisoned
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process, if it is of this machine and there is one."""
+        return None if self._link is None or self._link.process is None else self._link.process.pid
 
     def start(self) -> None:
         """Start the worker and go on; `settled` says when the outcome is known."""
-        self._keeper = asyncio.create_task(self._keep(), name="engine worker")
+        self._keeper = asyncio.create_task(self._keep(), name=f"{self.name} keeper")
 
     def drain(self, error: FathomError) -> None:
         """Take no more requests and end the running ones with `error`."""
@@ -95,33 +119,42 @@ class EngineClient:
     async def stop(self) -> None:
         """End the worker; whatever is running gets a WorkerError."""
         self.drain(WorkerError("the server is shutting down"))
-        self._send(messages.Shutdown())
+        if self.pid is not None:  # a worker elsewhere stays, for whoever comes next
+            self._send(messages.Shutdown())
         if self._keeper is not None:
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
 
-    def add(self, requests: Sequence[Request], inbox: Inbox) -> None:
+    def add(self, requests: Sequence[Request], inbox: Inbox, session: str = "") -> None:
         """Give requests to the worker, all at once; their events arrive in `inbox`.
 
-        Raises: WorkerError: there is no worker that could take it now.
+        Between two workers they wait for the next. `session` is for those who have several (see fleet.py).
+
+        Raises: WorkerError: there is no worker that could take it, nor will there be soon.
         """
-        if self.state != "ready":
+        if self.state not in ("ready", "restarting"):
             raise self.failure or WorkerError(f"the engine is {self.state}")
-        self._inboxes |= dict.fromkeys((request.id for request in requests), inbox)
-        self._send(messages.Add(tuple(requests)))
+        self.ledger.add(requests, inbox)
+        self._give_orders()
+
+    def adopt(self, pendings: Iterable[Pending]) -> None:
+        """Go on with requests that another worker had."""
+        self.ledger.adopt(pendings)
+        self._give_orders()
 
     def abort(self, request_id: str) -> None:
         """Stop a request, if it still runs; none of its events arrive from now on."""
-        if self._inboxes.pop(request_id, None) is not None:
-            self._send(messages.Abort(request_id))
+        tried = self.ledger.trial
+        if name := self.ledger.remove(request_id):
+            self._send(messages.Abort(name))
+        if self.ledger.trial is not tried:
+            self._give_orders()
 
     def fail_all(self, error: FathomError) -> None:
         """End every running request with `error`."""
-        inboxes, self._inboxes = self._inboxes, {}
-        for request_id, inbox in inboxes.items():
-            inbox.queue.put_nowait(Arrival(request_id, error))
-            self._send(messages.Abort(request_id))
+        for name in self.ledger.end(error):
+            self._send(messages.Abort(name))
 
     # -- the worker's life -----------------------------------------------------------------------------------------
 
@@ -129,100 +162,160 @@ class EngineClient:
         """Run workers one after another until stopped, or until they die too often."""
         while True:
             error = await self._run_worker()
-            self.fail_all(WorkerError("the engine stopped while it was working on this request"))
+            crash = Crash(time.monotonic())
+            self._crashes.append(crash)
+            self.ledger.crashed(crash)
             if not self._may_restart(error):
-                self.state, self.failure = "failed", error
-                log.error("engine: %s", error)
+                self.failure = error
+                log.error("%s: %s", self.name, error)
+                self._become("failed")
+                self.fail_all(WorkerError("the engine stopped while it was working on this request"))
                 self.settled.set()
                 return
-            self.state = "restarting"
-            self.restarts += 1
-            pause_s = min(self.policy.first_pause_s * 2 ** (len(self._crashes) - 1), self.policy.longest_pause_s)
-            log.warning("engine: %s; starting it again in %.1f s", error, pause_s)
+            if self.facts is not None:
+                self.restarts += 1
+                self._become("restarting")
+            recent = sum(not crash.explained for crash in self._crashes)
+            pause_s = min(self.policy.first_pause_s * 2 ** max(0, recent - 1), self.policy.longest_pause_s)
+            log.warning("%s: %s; trying again in %.1f s", self.name, error, pause_s)
             await asyncio.sleep(pause_s)
 
+    def _become(self, state: State) -> None:
+        if self.state != "stopped":
+            self.state = state
+        if self._watcher is not None:
+            self._watcher.changed(self)
+
     def _may_restart(self, error: FathomError) -> bool:
-        now = time.monotonic()
-        self._crashes.append(now)
-        while self._crashes and now - self._crashes[0] > self.policy.window_s:
+        """Crashes that a poison request explains do not count: the worker is not at fault."""
+        while self._crashes and self._crashes[-1].at_s - self._crashes[0].at_s > self.policy.window_s:
             self._crashes.popleft()
-        if isinstance(error, InputError) or self.facts is None:
+        if isinstance(error, InputError) or (self.facts is None and not self.via.awaited):
             return False  # it never worked: starting it again would fail the same way
-        return len(self._crashes) <= self.policy.restarts
+        return sum(not crash.explained for crash in self._crashes) <= self.policy.restarts
 
     async def _run_worker(self) -> FathomError:
         """One worker from start to end; returns why it ended."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            # Its own session: Ctrl-C in the terminal reaches the front alone, which then ends the worker in order.
-            # Its standard output goes to our standard error, so that ours stays clean for --json.
-            process = await asyncio.create_subprocess_exec(
-                *self.command,
-                str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=2,
-                start_new_session=True,
-            )
-        self.pid = process.pid
-        reader, self._writer = await asyncio.open_unix_connection(sock=ours)
-        failed: FathomError | None = None
         try:
-            self._send(self.hello)
-            failed = await self._listen(reader)
+            self._link = link = await self.via.open()
+        except FathomError as error:
+            return error
+        failed: FathomError | None = None
+        patience_s = self.policy.goodbye_s
+        try:
+            link.send(self.hello)
+            failed = await self._converse(link)
+            patience_s = 0.0 if failed else patience_s  # silent, or no sense in what it says: nothing to wait for
         finally:
-            self._writer.close()
-            self._writer = None
-            code = await _ended(process, self.policy.goodbye_s)
-        return failed or WorkerError(f"the worker process ended with exit code {code}")
+            ended = await link.end(patience_s)
+            self._link = None
+        return failed or WorkerError(ended)
 
-    async def _listen(self, reader: asyncio.StreamReader) -> FathomError | None:
+    async def _converse(self, link: Link) -> FathomError | None:
+        """Listen to the worker until it says no more; None: its side of the link ended."""
+        self._phase, self._unanswered = "loading", 0
+        tasks = [asyncio.create_task(part) for part in (self._listen(link), self._beat(link))]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return next(iter(done)).result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _listen(self, link: Link) -> FathomError | None:
         """Sort what the worker says until it says no more."""
         try:
             while True:
-                size = messages.frame_bytes(await reader.readexactly(messages.LENGTH_BYTES))
-                failed = self._receive(messages.unpack_to_front(await reader.readexactly(size)))
+                message = await link.read()
+                self._unanswered = 0
+                failed = self._receive(message)
                 if failed is not None:
                     return failed
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
+        except (OSError, ValueError) as error:  # a host that is gone; a frame that is none
+            return WorkerError(f"{link.name} is lost ({error})")
+
+    async def _beat(self, link: Link) -> FathomError:
+        """Ask each second whether the worker is there, until it is silent, or without a first token, for too long.
+
+        It counts Pings, not seconds: when this process itself was stopped for a while, nobody else is to blame.
+        """
+        beat_s, probing = self.hello.beat_s, 0
+        while True:
+            await asyncio.sleep(beat_s)
+            most = self.hello.silent_beats * (LOADING_PATIENCE if self._phase == "loading" else 1)
+            if self._unanswered >= most:
+                return WorkerError(f"{link.name} has been silent for {self._unanswered * beat_s:g} s")
+            probing += self._phase == "probing"
+            if probing * beat_s > self.policy.probe_s:
+                return WorkerError(f"{link.name} gave no token within {self.policy.probe_s:g} s")
+            self._unanswered += 1
+            link.send(messages.Ping())
 
     def _receive(self, message: messages.ToFront) -> FathomError | None:
+        """Do what a message asks for; returns why the worker cannot go on, if that is what it says."""
         match message:
             case messages.Tokens(outputs, step_s):
-                for output in outputs:
-                    self._deliver(output.request_id, output, step_s, last=output.finish_reason is not None)
-            case messages.Refused(request_id, text, fault, param, code):
-                refusal = EngineError(text) if fault == "engine" else RequestError(text, param=param, code=code)
-                self._deliver(request_id, refusal, 0.0, last=True)
+                self._take(outputs, step_s)
+            case messages.Refused():
+                return self._refused(message)
             case messages.Stats():
                 self.stats = message
+                self._give_orders()  # a step that failed has been reported to its end
             case messages.Ready():
-                self.facts, self.state = message, "ready"
-                self.settled.set()
+                return self._loaded(message)
             case messages.Failed(text, exit_code):
                 return InputError(text) if exit_code == 2 else WorkerError(text)
         return None
 
-    def _deliver(self, request_id: str, event: Event, step_s: float, *, last: bool) -> None:
-        inbox = self._inboxes.pop(request_id, None) if last else self._inboxes.get(request_id)
-        if inbox is not None:  # else: aborted a moment ago
-            inbox.queue.put_nowait(Arrival(request_id, event, step_s))
+    def _take(self, outputs: Sequence[Output], step_s: float) -> None:
+        tried = self.ledger.trial
+        for output in outputs:
+            if self._phase == "probing" and output.request_id == PROBE.id:
+                if output.finish_reason is not None:
+                    self._phase = "live"
+                    self._become("ready")
+                    self.settled.set()
+                    self._give_orders()
+            else:
+                self.ledger.take(output, step_s)
+        if self.ledger.trial is not tried:
+            self._give_orders()
+
+    def _refused(self, message: messages.Refused) -> FathomError | None:
+        text = message.message
+        if message.request_id == PROBE.id:
+            return WorkerError(f"the engine cannot generate a token: {text}")
+        if message.fault == "engine":
+            self.ledger.failed_step(message.request_id, Crash(time.monotonic()), EngineError(text))
+            return None
+        tried = self.ledger.trial
+        self.ledger.refuse(message.request_id, RequestError(text, param=message.param, code=message.code))
+        if self.ledger.trial is not tried:
+            self._give_orders()
+        return None
+
+    def _loaded(self, facts: messages.Ready) -> FathomError | None:
+        """A worker has its model: let it show that it can generate, unless it is not what it should be."""
+        if self.facts is not None and facts.fingerprint != self.facts.fingerprint:
+            begun = [pending for pending in self.ledger.pending.values() if pending.emitted]
+            self.ledger.end(WorkerError("the model changed while the engine was restarted"), begun)
+        try:
+            if self._watcher is not None:
+                self._watcher.admit(self, facts)
+        except InputError as error:
+            return error
+        self.facts, self._phase = facts, "probing"
+        self._send(messages.Add((PROBE,)))
+        return None
+
+    def _give_orders(self) -> None:
+        if self.state == "ready":
+            for message in self.ledger.orders():
+                self._send(message)
 
     def _send(self, message: messages.Message) -> None:
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(messages.pack(message))
-
-
-async def _ended(process: asyncio.subprocess.Process, patience_s: float) -> int:
-    """Exit code of a worker that has been told to leave; killed if it does not."""
-    waiting = asyncio.ensure_future(process.wait())
-    try:
-        return await asyncio.wait_for(asyncio.shield(waiting), patience_s)
-    except TimeoutError:
-        log.warning("engine: the worker did not leave within %.1f s; killing it", patience_s)
-    except asyncio.CancelledError:
-        pass
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
-    return await waiting
+        if self._link is not None:
+            self._link.send(message)

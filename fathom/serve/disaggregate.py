@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from fathom.batching.request import Output, Request
 from fathom.errors import EngineError, FathomError, RequestError, WorkerError
-from fathom.serve.client import Arrival, Event, Inbox
+from fathom.serve.ledger import Arrival, Event, Inbox
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 class Client(Protocol):
     """A worker, or several behind one front, as EngineClient is."""
 
-    def add(self, requests: Sequence[Request], inbox: Inbox) -> None: ...
+    def add(self, requests: Sequence[Request], inbox: Inbox, session: str = "") -> None: ...
 
     def abort(self, request_id: str) -> None: ...
 
@@ -39,6 +39,7 @@ class Standing:
     """A request on its way. first: what the prefill worker answered. at: who has it now."""
 
     request: Request
+    session: str = ""
     at: Client | None = None
     first: Output | None = None
 
@@ -62,9 +63,9 @@ class Disaggregated:
         """Requests given to it and not yet finished."""
         return len(self._standing)
 
-    def add(self, requests: Sequence[Request], inbox: Inbox) -> None:
+    def add(self, requests: Sequence[Request], inbox: Inbox, session: str = "") -> None:
         """Take requests, all at once; their events arrive in `inbox`. Siblings stay together on both workers."""
-        standing = [Standing(request) for request in requests]
+        standing = [Standing(request, session) for request in requests]
         self._standing |= {each.request.id: each for each in standing}
         task = asyncio.create_task(self._run(standing, inbox))
         self._tasks.add(task)
@@ -116,7 +117,7 @@ class Disaggregated:
         open_ids = {request.id for request in requests}
         for request in requests:
             self._standing[request.id].at = client
-        client.add(requests, arriving)
+        client.add(requests, arriving, self._standing[requests[0].id].session)
         while open_ids := {each for each in open_ids if each in self._standing}:
             arrival = await self._next(arriving)
             if arrival is None or arrival.request_id not in open_ids:

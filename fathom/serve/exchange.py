@@ -17,13 +17,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from fathom.batching.leases import Patience
 from fathom.batching.pages import PageFormat
 from fathom.batching.request import Output, PrefixSource, Request
+from fathom.errors import ConfigError
 from fathom.serve.borrower import decline, fetch
 from fathom.serve.lender import Lender, Through
 from fathom.serve.transfer_messages import TransferError
@@ -85,6 +86,16 @@ class Fetching:
     done: threading.Event = field(default_factory=threading.Event)
 
 
+def read_address(text: str | None) -> tuple[str, int] | None:
+    """HOST and port of HOST:PORT. Raises: ConfigError: it is no such thing."""
+    if text is None:
+        return None
+    host, _, port = text.rpartition(":")
+    if not host.strip("[]") or not port.isdecimal():
+        raise ConfigError(f"transfer is {text!r}; it must be HOST:PORT, as other workers reach this one.")
+    return host.strip("[]"), int(port)
+
+
 class PageExchange:
     """Both sides of one worker.
 
@@ -133,8 +144,7 @@ class PageExchange:
         if self.lender is not None:
             if self._store.starving:
                 self.lender.withdraw_oldest()
-            for pages in self.lender.freed():
-                self._store.release(pages)
+            self._free()
         left = AT_ONCE
         for fetching in self._fetching:
             while left and not fetching.arrived.empty():
@@ -153,12 +163,26 @@ class PageExchange:
         """The outputs of a step; with those of requests that lend their prefix goes where it can be had."""
         return [self._lent(output) if output.finish_reason is not None else output for output in outputs]
 
+    def stats(self) -> dict[str, Any]:
+        """What `messages.Stats` tells of it."""
+        counts: dict[str, Any] = {"fetched_pages": self.fetched, "failed_fetches": self.failed}
+        if self.lender is not None:
+            counts |= {"leases": self.lender.counts, "leased_pages": self.lender.pages}
+        return counts
+
     def close(self) -> None:
-        """Stop listening and fetching."""
+        """Stop fetching, end all leases, listen no more."""
         for fetching in self._fetching:
             fetching.given_up.set()
         if self.lender is not None:
             self.lender.close()
+            while self.lender.withdraw_oldest():
+                pass
+            self._free()
+
+    def _free(self) -> None:
+        for pages in self.lender.freed() if self.lender is not None else ():
+            self._store.release(pages)
 
     def _wanted(self, request: Request) -> Wanted | None:
         if request.prefix_from is None:
@@ -183,8 +207,7 @@ class PageExchange:
         most = int(MOST_LENT * self._store.num_pages)
         while self.lender.pages + len(names) > most and self.lender.withdraw_oldest():
             pass
-        for pages in self.lender.freed():
-            self._store.release(pages)
+        self._free()
         pages = self._store.hold(names[:most])
         if not pages:
             return output

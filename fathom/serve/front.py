@@ -12,6 +12,7 @@ from fathom.batching.request import Request, SamplingParams, sibling_seed
 from fathom.errors import WorkerError
 from fathom.serve.client import EngineClient
 from fathom.serve.errors import ApiError
+from fathom.serve.fleet import Fleet
 from fathom.serve.metrics import Metrics
 from fathom.serve.served import ServedModel
 from fathom.serve.stream import Choice, Exchange, Waits, unavailable
@@ -30,14 +31,14 @@ class Limits:
 class Front:
     """What the routes share."""
 
-    def __init__(self, served: ServedModel, client: EngineClient, limits: Limits) -> None:
+    def __init__(self, served: ServedModel, client: EngineClient | Fleet, limits: Limits) -> None:
         self.served, self.client, self.limits = served, client, limits
         self.metrics = Metrics()
 
     @property
     def context(self) -> int:
         """The longest prompt with its reply [tokens]. Raises: ApiError: 503 until the model is loaded."""
-        if self.client.facts is None or self.client.state != "ready":
+        if self.client.facts is None or self.client.state not in ("ready", "restarting"):
             raise unavailable(self.client, WorkerError(f"the engine is {self.client.state}"))
         return self.client.facts.context
 
@@ -45,8 +46,8 @@ class Front:
     def fingerprint(self) -> str:
         return self.client.facts.fingerprint if self.client.facts is not None else ""
 
-    def open(self, choices: Sequence[Choice], *, progress: bool) -> Exchange:
-        """Start an exchange.
+    def open(self, choices: Sequence[Choice], *, progress: bool, session: str = "") -> Exchange:
+        """Start an exchange. Args: session: exchanges with the same one are best served by the same replica.
 
         Raises: ApiError: 429 when too many wait, 503 when there is no engine.
         """
@@ -60,7 +61,7 @@ class Front:
                 retry_after_ms=1000,
             )
         tick_s = self.limits.progress_s if progress else self.limits.keep_alive_s
-        exchange = Exchange(self.client, choices, self.metrics, Waits(tick_s, self.limits.queue_timeout_s))
+        exchange = Exchange(self.client, choices, self.metrics, Waits(tick_s, self.limits.queue_timeout_s), session)
         exchange.start()
         return exchange
 

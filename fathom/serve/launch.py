@@ -19,18 +19,32 @@ from dataclasses import dataclass, field
 import uvicorn
 
 from fathom.errors import ConfigError, FathomError, WorkerError
+from fathom.layout.deploy import Pool
 from fathom.serve import app, messages
-from fathom.serve.client import EngineClient
+from fathom.serve.deployment import build_fleet
+from fathom.serve.fleet import Fleet
 from fathom.serve.front import Front, Limits
 from fathom.serve.guard import Access
+from fathom.serve.router import RouterConfig
 from fathom.serve.served import ServedModel
+from fathom.serve.transport import WORKER
 
 BACKLOG = 2048
+
+ENGINE = (
+    "threads", "max_sequences", "max_batch_tokens", "num_pages", "bits", "numerics", "load", "spec", "spill_path",
+    "spill_bytes", "cache_dir", "beat_s", "silent_beats", "ranks",
+)  # fmt: skip
+"""Fields of a ServeConfig that are the engines' business; they have the same names in Hello."""
 
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """What `fathom serve` is asked for. Fields: model: a directory or a name. port: 0 takes any free one."""
+    """What `fathom serve` is asked for.
+
+    Fields: model: a directory or a name. port: 0 takes any free one. threads: of all replicas on this machine together.
+            pools: replicas to start here. workers: replicas elsewhere, as HOST:PORT; secret: what they ask for.
+    """
 
     model: str
     host: str = "127.0.0.1"
@@ -49,6 +63,13 @@ class ServeConfig:
     spill_path: str | None = None
     spill_bytes: int | None = None
     cache_dir: str | None = None
+    pools: tuple[Pool, ...] = (Pool(),)
+    router: RouterConfig = field(default_factory=RouterConfig)
+    workers: tuple[str, ...] = ()
+    secret: bytes = b""
+    ranks: messages.Ranks | None = None
+    beat_s: float = 1.0
+    silent_beats: int = 10
     drain_s: float = 5.0
     limits: Limits = field(default_factory=Limits)
 
@@ -64,7 +85,7 @@ class Started:
 
 
 class Server:
-    """One front with its worker, from `bind` to the end of `run`.
+    """One front with its workers, from `bind` to the end of `run`.
 
     Raises: InputError: the model, the host or the port cannot be used; before anything is loaded.
     """
@@ -74,21 +95,15 @@ class Server:
         self.config = config
         access = Access.for_host(config.host, config.api_keys, config.allow_hosts)
         served = ServedModel(config.model, config.served_name)
-        hello = messages.Hello(
-            model=str(served.directory.resolve()),
-            threads=config.threads,
-            max_sequences=config.max_sequences,
-            max_batch_tokens=config.max_batch_tokens,
-            num_pages=config.num_pages,
-            bits=config.bits,
-            numerics=config.numerics,
-            load=config.load,
-            spec=config.spec,
-            spill_path=config.spill_path,
-            spill_bytes=config.spill_bytes,
-            cache_dir=config.cache_dir,
+        hello = messages.Hello(str(served.directory.resolve()), **{name: getattr(config, name) for name in ENGINE})
+        self.client = build_fleet(
+            hello,
+            config.pools,
+            router=config.router,
+            workers=config.workers,
+            secret=config.secret,
+            command=command or WORKER,
         )
-        self.client = EngineClient(hello) if command is None else EngineClient(hello, command=command)
         self.front = Front(served, self.client, config.limits)
         self._socket = bind(config.host, config.port)
         self.port: int = self._socket.getsockname()[1]
@@ -155,7 +170,7 @@ class Server:
 class _Uvicorn(uvicorn.Server):
     """uvicorn with our ending: drain, then error events, then exit code 0."""
 
-    def __init__(self, config: uvicorn.Config, client: EngineClient, drain_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, client: Fleet, drain_s: float) -> None:
         super().__init__(config)
         self._client, self._drain_s = client, drain_s
 

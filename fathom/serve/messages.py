@@ -1,10 +1,16 @@
-"""What the front and the engine worker say to each other: typed frames over one private socket.
+"""What the front and the engine worker say to each other: typed frames over one private socket, or over TCP.
 
 A frame is four bytes of length (big endian) and one msgpack map whose `type` names the message. Nothing here can run
 code on arrival: msgspec builds the structs below and refuses everything else. Text never crosses; token ids do.
 
-    front  -> worker   Hello, then Add | Abort | Shutdown
-    worker -> front    Ready, then Tokens | Refused | Stats; Failed when it cannot go on
+    front  -> worker   Hello, then Add | Abort | Ping | Shutdown
+    worker -> front    Ready, then Tokens | Refused | Stats | Pong; Failed when it cannot go on
+
+Before that, over TCP only, the worker sends a Challenge and the front its Answer (see secret.py).
+
+Each second the front sends a Ping, which a thread of the worker answers at once, also in the middle of a step or of
+loading. `Hello.silent_beats` of them without a word from the other side, and that side counts as gone: nobody waits
+longer for a host that was cut off or a process that was stopped.
 """
 
 from __future__ import annotations
@@ -18,16 +24,38 @@ from fathom.batching.request import Output, Request
 LENGTH_BYTES = 4
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 """A prompt of a million tokens is 5 MB; more than this is a mistake, not a message."""
+MAX_ANSWER_BYTES = 1024
+"""From somebody who has not shown yet that he may talk to the worker."""
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", omit_defaults=True):
     """Base of every frame."""
 
 
+class Ranks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How the ranks behind a worker find each other and share experts.
+
+    Fields: host, port: where they find the worker; 0 is any port. here: how many of them run on the worker's host; None
+            is all. secret: the file with the token that those on other hosts must know. timeout_s: the longest that one
+            waits for another in the middle of a step [s]. redundant_experts, eplb: as in layout/deploy.py.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    here: int | None = None
+    secret: str | None = None
+    timeout_s: float = 20.0
+    redundant_experts: int = 0
+    eplb: Literal["off", "auto", "manual"] = "off"
+
+
 class Hello(Message, frozen=True, tag="hello"):
     """The first frame: which model to load, and the limits the engine shall keep. None: the engine's own default.
 
-    Fields: transfer: HOST:PORT at which other workers reach this one and fetch pages; None: they cannot.
+    Fields: cache_dir: a folder that keeps pages for the next process. transfer: HOST:PORT at which other workers reach
+            this one and fetch pages; None: they cannot. layout: pp, dp, tp and ep of the ranks behind the worker; None
+            is one rank. ranks: more about them. beat_s: time between two Pings [s]. silent_beats: how many of them may
+            go by without a word; times `beat_s`, the one timeout there is.
     """
 
     model: str
@@ -43,6 +71,10 @@ class Hello(Message, frozen=True, tag="hello"):
     spill_bytes: int | None = None
     cache_dir: str | None = None
     transfer: str | None = None
+    layout: tuple[int, int, int, int] | None = None
+    ranks: Ranks | None = None
+    beat_s: float = 1.0
+    silent_beats: int = 10
 
 
 class Add(Message, frozen=True, tag="add"):
@@ -58,6 +90,26 @@ class Abort(Message, frozen=True, tag="abort"):
     """Stop a request and free its pages; an unknown id is ignored (it may have just finished)."""
 
     request_id: str
+
+
+class Answer(Message, frozen=True, tag="answer"):
+    """The proof that the front knows the secret."""
+
+    proof: bytes
+
+
+class Ping(Message, frozen=True, tag="ping"):
+    """Are you there?"""
+
+
+class Pong(Message, frozen=True, tag="pong"):
+    """The answer to a Ping."""
+
+
+class Challenge(Message, frozen=True, tag="challenge"):
+    """A worker that listens on a network asks who is there."""
+
+    nonce: bytes
 
 
 class Shutdown(Message, frozen=True, tag="shutdown"):
@@ -134,12 +186,13 @@ class Failed(Message, frozen=True, tag="failed"):
     exit_code: int = 1
 
 
-ToWorker = Hello | Add | Abort | Shutdown
-ToFront = Ready | Tokens | Refused | Stats | Failed
+ToWorker = Hello | Add | Abort | Ping | Shutdown
+ToFront = Ready | Tokens | Refused | Stats | Failed | Pong | Challenge
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker = msgspec.msgpack.Decoder(ToWorker)
 _to_front = msgspec.msgpack.Decoder(ToFront)
+_answer = msgspec.msgpack.Decoder(Answer)
 
 
 def pack(message: Message) -> bytes:
@@ -150,14 +203,14 @@ def pack(message: Message) -> bytes:
     return len(body).to_bytes(LENGTH_BYTES, "big") + body
 
 
-def frame_bytes(header: bytes) -> int:
+def frame_bytes(header: bytes, most: int = MAX_FRAME_BYTES) -> int:
     """Length of the body that follows this header.
 
     Raises: ValueError: the peer does not speak this protocol.
     """
     size = int.from_bytes(header, "big")
-    if not 0 < size <= MAX_FRAME_BYTES:
-        raise ValueError(f"the frame header says {size} bytes; it must be 1 to {MAX_FRAME_BYTES}")
+    if not 0 < size <= most:
+        raise ValueError(f"the frame header says {size} bytes; it must be 1 to {most}")
     return size
 
 
@@ -169,3 +222,8 @@ def unpack_to_worker(body: bytes) -> ToWorker:
 def unpack_to_front(body: bytes) -> ToFront:
     """The message in a frame body that the worker sent."""
     return _to_front.decode(body)
+
+
+def unpack_answer(body: bytes) -> Answer:
+    """The answer to a Challenge, and nothing else."""
+    return _answer.decode(body)

@@ -7,7 +7,8 @@ client sends ever becomes a label, so the number of series is bounded.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 LATENCY_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 PER_TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -77,6 +78,13 @@ class Metrics:
             "spec_decode_num_accepted_tokens_per_pos_total", "Tokens guessed right, by how far ahead (0: the next one)."
         )
         self.restarts = self._counter("engine_restarts_total", "Times the engine worker was started again.")
+        self.resumed = self._counter("requests_resumed_total", "Times a request went on after its engine had died.")
+        self.poisoned = self._counter("requests_poisoned_total", "Requests found to kill the engine, and ended.")
+        self.moved = self._counter("requests_moved_total", "Times a request went on at another replica.")
+        self.replica_ready = self._gauge("replica_ready", "1 while this replica takes requests.")
+        self.replica_requests = self._gauge("replica_requests", "Sequences handed to this replica and not finished.")
+        self.replica_due_tokens = self._gauge("replica_due_tokens", "Tokens due on this replica, by the router.")
+        self.replica_restarts = self._gauge("replica_restarts", "Times this replica was started again.")
         self.preemptions = self._gauge("preemptions", "Preemptions since the engine started.")
         self.running = self._gauge("requests_running", "Sequences in the batch.")
         self.waiting = self._gauge("requests_waiting", "Sequences waiting for pages or for their turn.")
@@ -105,6 +113,20 @@ class Metrics:
             lines += [f"# HELP {metric.name} {metric.help_text}", f"# TYPE {metric.name} {metric.kind}"]
             lines += metric.lines()
         return "\n".join(lines) + "\n"
+
+    def show_replicas(self, replicas: Sequence[Mapping[str, Any]]) -> None:
+        """One series each for the replicas that there are now; those that are gone vanish. Names are the operator's."""
+        for metric, key in (
+            (self.replica_requests, "requests"),
+            (self.replica_due_tokens, "due_tokens"),
+            (self.replica_restarts, "restarts"),
+        ):
+            metric.values = {}
+            for replica in replicas:
+                metric.set(float(replica[key]), replica=replica["name"])
+        self.replica_ready.values = {}
+        for replica in replicas:
+            self.replica_ready.set(float(replica["state"] == "ready"), replica=replica["name"])
 
     def _counter(self, name: str, help_text: str) -> Metric:
         return self._add(Metric(f"fathom_{name}", "counter", help_text))

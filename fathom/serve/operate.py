@@ -15,8 +15,9 @@ from fathom import __version__
 from fathom.errors import WorkerError
 from fathom.serve import metrics as prometheus
 from fathom.serve.errors import ApiError
+from fathom.serve.fleet import Fleet
 from fathom.serve.front import Front
-from fathom.serve.schema import DetokenizeRequest, TokenizeRequest
+from fathom.serve.schema import DetokenizeRequest, RenewRequest, ScaleRequest, TokenizeRequest
 from fathom.serve.served import NANO
 from fathom.serve.stream import unavailable
 from fathom.tasks import suggested
@@ -93,8 +94,52 @@ async def metrics(http: HttpRequest) -> Response:
         series.accepted_at.set(count, position=str(position))
     series.in_flight.set(front.client.in_flight)
     series.restarts.set(front.client.restarts)
+    series.resumed.set(front.client.resumed)
+    series.poisoned.set(front.client.poisoned)
+    if isinstance(front.client, Fleet):
+        series.moved.set(front.client.moved)
+        series.show_replicas(front.client.describe())
     series.ready.set(1 if front.client.state == "ready" else 0)
     return Response(series.render(), headers={"content-type": prometheus.CONTENT_TYPE})
+
+
+@router.get("/fleet", response_model=None)
+async def fleet(http: HttpRequest) -> dict[str, Any]:
+    """Each replica: its state, its requests, the tokens due there, its restarts, its engine's counts."""
+    return _overview(_fleet(http))
+
+
+@router.post("/fleet/scale", response_model=None)
+async def scale(body: ScaleRequest, http: HttpRequest) -> Response:
+    """Have so many replicas in a pool. More are started; the last ones finish what they have, then end."""
+    ours = _fleet(http)
+    ours.scale(body.pool, body.replicas)
+    return JSONResponse(_overview(ours), 202)
+
+
+@router.post("/fleet/renew", response_model=None)
+async def renew(body: RenewRequest, http: HttpRequest) -> Response:
+    """Let a replica finish what it has, then start it afresh; the others take its requests meanwhile."""
+    ours = _fleet(http)
+    ours.renew(body.replica)
+    return JSONResponse(_overview(ours), 202)
+
+
+def _fleet(http: HttpRequest) -> Fleet:
+    client = http.app.state.front.client
+    if not isinstance(client, Fleet):
+        raise ApiError(404, "this server has one engine and no fleet", code="no_fleet")
+    return client
+
+
+def _overview(ours: Fleet) -> dict[str, Any]:
+    router = ours.router
+    return {
+        "state": ours.state,
+        "replicas": ours.describe(),
+        "moved": ours.moved,
+        "router": {"requests": router.requests, "prefix_hits": router.hits, "pinned": router.pinned},
+    }
 
 
 @router.post("/tokenize", response_model=None)

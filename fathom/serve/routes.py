@@ -6,6 +6,7 @@ Read `chat` first; a completion is the same with other shapes. Both go: check, e
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -47,7 +48,7 @@ async def chat(body: ChatRequest, http: HttpRequest) -> Response:
     )
     requests = front.siblings(prompt, params, body.n or 1, streamed=_reads_along(body))
     choices = [Choice(i, request, served.tokenizer, stops=body.stop or ()) for i, request in enumerate(requests)]
-    exchange = front.open(choices, progress=_wants_progress(body))
+    exchange = front.open(choices, progress=_wants_progress(body), session=_session(body))
     frame = Frame.chat(served.name, front.fingerprint)
     if body.stream:
         return EventStream(exchange, _chat_events(body, front, exchange, frame))
@@ -69,7 +70,7 @@ async def complete(body: CompletionRequest, http: HttpRequest) -> Response:
         params = served.params(body, prompt, context, logprobs=body.logprobs)
         for request in front.siblings(prompt, params, body.n or 1, streamed=_reads_along(body)):
             choices.append(Choice(len(choices), request, served.tokenizer, stops=body.stop or (), split=False))
-    exchange = front.open(choices, progress=_wants_progress(body))
+    exchange = front.open(choices, progress=_wants_progress(body), session=_session(body))
     frame = Frame.text(served.name, front.fingerprint)
     if body.stream:
         return EventStream(exchange, _text_events(body, front, exchange, frame))
@@ -143,6 +144,12 @@ def _check_stream_options(body: Sampled) -> None:
 def _reads_along(body: Sampled) -> bool:
     """Whether tokens are looked at one by one: sent on, or searched for stop strings."""
     return bool(body.stream or body.stop)
+
+
+def _session(body: Sampled) -> str:
+    """A short name for what belongs together, so that it is served where its pages are; "" if nothing says so."""
+    key = (body.prompt_cache_key if isinstance(body, ChatRequest) else None) or body.user or ""
+    return hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=16).hexdigest() if key else ""
 
 
 def _wants_progress(body: Sampled) -> bool:

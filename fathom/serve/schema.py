@@ -2,7 +2,7 @@
 
 Three kinds of fields beside those that do something, so that official clients work unchanged:
 
-    ignored    accepted with any value, without effect: user, metadata, store, service_tier, ...
+    ignored    accepted with any value, without effect: metadata, store, service_tier, ...
     neutral    accepted with the value that asks for nothing (`tools: []`, `logit_bias: {}`); any other value is
                refused as not supported, never silently dropped
     aliases    max_tokens = max_completion_tokens; thinking, reasoning_effort and the model's name all steer thinking
@@ -131,8 +131,8 @@ class Sampled(Body):
     return_token_ids: bool | None = Field(None, description="fathom: `token_ids` in each choice; not while streaming")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    user: str | None = Field(None, description="names a session, which keeps to its replica")
     # ignored
-    user: str | None = None
     metadata: dict[str, Any] | None = None
     store: bool | None = None
     service_tier: str | None = None
@@ -148,9 +148,9 @@ class ChatRequest(Sampled):
     thinking: Thinking | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"] | None = None
     response_format: ResponseFormat | None = None
+    prompt_cache_key: str | None = Field(None, description="names a session, before `user`")
     # ignored
     safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     parallel_tool_calls: bool | None = None
     # neutral
@@ -180,6 +180,15 @@ class TokenizeRequest(Body):
     thinking: Thinking | None = None
 
 
+class ScaleRequest(Body):
+    replicas: int = Field(ge=1, le=256)
+    pool: str = "main"
+
+
+class RenewRequest(Body):
+    replica: str
+
+
 class DetokenizeRequest(Body):
     model: str | None = None
     tokens: list[Annotated[int, Field(ge=0)]] = Field(max_length=1_000_000)
@@ -205,6 +214,8 @@ _BODIES: dict[str, type[BaseModel]] = {
     "/completions": CompletionRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
+    "/fleet/scale": ScaleRequest,
+    "/fleet/renew": RenewRequest,
 }
 
 

@@ -17,8 +17,10 @@ from typing import Literal
 
 from fathom.batching.request import Output, Request, TokenLogprob, leaves_thinking_open
 from fathom.errors import EngineError, InputError, RequestError, WorkerError
-from fathom.serve.client import Arrival, EngineClient, Inbox
+from fathom.serve.client import EngineClient
 from fathom.serve.errors import ApiError
+from fathom.serve.fleet import Fleet
+from fathom.serve.ledger import Arrival, Inbox
 from fathom.serve.metrics import Metrics
 from fathom.serve.parsers import SegmentParser, StopFilter
 from fathom.tokenizer import Tokenizer
@@ -143,12 +145,19 @@ class Waits:
 
 
 class Exchange:
-    """The choices of one HTTP request, running in the engine."""
+    """The choices of one HTTP request, running in the engine. Args: session: see Front.open."""
 
-    def __init__(self, client: EngineClient, choices: Sequence[Choice], metrics: Metrics, waits: Waits) -> None:
+    def __init__(
+        self,
+        client: EngineClient | Fleet,
+        choices: Sequence[Choice],
+        metrics: Metrics,
+        waits: Waits,
+        session: str = "",
+    ) -> None:
         self.choices = list(choices)
         self.clock = Clock()
-        self._client, self._metrics, self._waits = client, metrics, waits
+        self._client, self._metrics, self._waits, self._session = client, metrics, waits, session
         self._inbox = Inbox()
         self._open = {choice.request.id: choice for choice in choices}
 
@@ -168,7 +177,7 @@ class Exchange:
         try:
             requests = [choice.request for choice in self.choices]
             for _, siblings in groupby(requests, lambda request: request.prompt_token_ids):
-                self._client.add(list(siblings), self._inbox)
+                self._client.add(list(siblings), self._inbox, self._session)
         except (EngineError, WorkerError, InputError) as error:
             self.close("unavailable")
             raise unavailable(self._client, error) from error
@@ -198,10 +207,10 @@ class Exchange:
 
     def close(self, reason: str = "disconnect") -> None:
         """Leave nothing running; `reason` is for the metrics and only counts if something did run."""
-        for request_id in self._open:
-            self._client.abort(request_id)
         if self._open:
             self._metrics.aborted.add(1, reason=reason)
+        for request_id in self._open:
+            self._client.abort(request_id)
         self._open = {}
 
     def _take(self, arrival: Arrival) -> Delta | None:
@@ -214,7 +223,7 @@ class Exchange:
         if isinstance(event, RequestError):
             raise ApiError(400, str(event), param=event.param, code=event.code)
         if isinstance(event, EngineError):
-            raise ApiError(500, str(event), code="engine_error")
+            raise ApiError(500, str(event), code=event.code)
         if not isinstance(event, Output):
             raise unavailable(self._client, event)
         now = time.monotonic()
@@ -259,7 +268,7 @@ class Exchange:
             metrics.per_token_s.observe((clock.last_token - clock.first_token) / (len(choice.token_ids) - 1))
 
 
-def unavailable(client: EngineClient, error: Exception) -> ApiError:
+def unavailable(client: EngineClient | Fleet, error: Exception) -> ApiError:
     """The 503 that tells a client why there is no engine now, and whether to come back."""
     if client.state == "failed":
         return ApiError(503, "the engine failed and is not coming back; see the server's log", code="engine_failed")

@@ -2,40 +2,46 @@
 
 Started by the front as `python -m fathom.serve.worker FD`, where FD is its end of a socket pair. A thread reads the
 socket, so that the end of the front ends this process too, at once, even in the middle of loading a model or of a step.
+
+Or started by somebody else with `--listen HOST:PORT --secret FILE`, for a front on another machine. Then the model
+stays when a front goes, its requests do not: the front that comes next brings those that are to go on.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import hashlib
 import logging
 import os
-import queue
 import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from fathom import __version__
 from fathom.batching.request import Output, Request
 from fathom.batching.scheduler import Scheduler
-from fathom.errors import ConfigError, EngineError, FathomError, RequestError
+from fathom.errors import EngineError, FathomError, RequestError, WorkerError
+from fathom.layout import Layout
 from fathom.serve import messages
-from fathom.serve.exchange import PageExchange, Store
+from fathom.serve.connection import Connection, Door, Gone, Wake
+from fathom.serve.exchange import PageExchange, Store, read_address
+from fathom.serve.gathering import Gathering
+from fathom.serve.secret import read_secret
 
 log = logging.getLogger(__name__)
 
 STATS_EVERY_S = 0.25
 SAVING_S = 2.0  # before leaving; less than RestartPolicy.goodbye_s, after which the front ends this process
-GATHERED_TOKENS = 32  # of a request that nobody watches, sent as one
 PROBE_BYTES = 1 << 20  # enough of a file's ends to tell two trainings apart, little enough for 700 GB
 
 
@@ -59,106 +65,113 @@ class Steps(Protocol):
     @property
     def pages(self) -> Store | None: ...
 
+    def watch(self, on_lost: Callable[[str], None]) -> None: ...
+
+    def close(self) -> None: ...
+
 
 Load = Callable[[messages.Hello], tuple[Steps, messages.Ready]]
-Waiting = queue.SimpleQueue[messages.ToWorker | None]  # frames of the front; None: the page exchange has work
 
 
-class Gathering:
-    """Outputs of requests whose reader waits for the end, put together after the first token.
-
-    Each frame costs the front time, which it takes from an engine that has all cores.
-    """
-
-    def __init__(self) -> None:
-        self._parts: dict[str, list[Output] | None] = {}  # not sent yet; None: not even the first token has come
-
-    def begin(self, requests: Sequence[Request]) -> None:
-        """Nobody watches these as they grow."""
-        self._parts |= dict.fromkeys(request.id for request in requests)
-
-    def end(self, request_id: str) -> None:
-        """It was stopped, or refused."""
-        self._parts.pop(request_id, None)
-
-    def pass_on(self, outputs: Sequence[Output]) -> list[Output]:
-        """What is to be sent after a step that gave these."""
-        return [due for output in outputs if (due := self._take(output)) is not None]
-
-    def _take(self, output: Output) -> Output | None:
-        if output.request_id not in self._parts:
-            return output
-        parts = self._parts[output.request_id]
-        if output.finish_reason is not None:
-            self.end(output.request_id)
-        elif parts is None:
-            self._parts[output.request_id] = [] if output.token_ids else None
-        elif sum(len(part.token_ids) for part in (*parts, output)) < GATHERED_TOKENS:
-            parts.append(output)
-            return None
-        else:
-            self._parts[output.request_id] = []
-        return joined([*parts, output]) if parts else output
+def serve(sock: socket.socket, load: Load) -> int:
+    """Serve the front that started this process, and leave when it does; returns the exit code."""
+    connection = Connection(sock)
+    threading.Thread(target=_read, args=(connection,), name="socket reader", daemon=True).start()
+    with contextlib.suppress(Gone):
+        try:
+            hello = greeted(connection)
+            engine, facts = load(hello)
+            exchange = _exchange(engine, hello, connection)
+        except FathomError as error:
+            connection.send(messages.Failed(str(error), error.exit_code))
+            return error.exit_code
+        connection.send(facts)
+        return _work_or_fail(connection, engine, exchange)
+    return 0
 
 
-def joined(parts: Sequence[Output]) -> Output:
-    """Outputs of one request that follow each other, as one."""
-    return msgspec.structs.replace(
-        parts[-1],
-        token_ids=tuple(chain.from_iterable(part.token_ids for part in parts)),
-        logprobs=tuple(chain.from_iterable(part.logprobs for part in parts)),
-        accepted_drafts=sum(part.accepted_drafts for part in parts),
-        rejected_drafts=sum(part.rejected_drafts for part in parts),
-    )
-
-
-def serve(connection: socket.socket, load: Load) -> int:
-    """Greet, load, then work until told to leave; returns the exit code."""
-    inbox: Waiting = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(connection, inbox), name="socket reader", daemon=True).start()
-    hello = inbox.get()
-    if not isinstance(hello, messages.Hello):
-        raise ValueError(f"the first frame is {type(hello).__name__}; it must be Hello")
-    try:
-        engine, facts = load(hello)
-        exchange = _exchange(engine, hello, inbox)
-        connection.sendall(messages.pack(facts))
-    except FathomError as error:
-        connection.sendall(messages.pack(messages.Failed(str(error), error.exit_code)))
-        return error.exit_code
-    return _work(connection, inbox, engine, exchange)
-
-
-def _exchange(engine: Steps, hello: messages.Hello, inbox: Waiting) -> PageExchange | None:
-    """What this worker has to do with others; None for an engine without pages."""
+def _exchange(engine: Steps, hello: messages.Hello, connection: Connection) -> PageExchange | None:
+    """What this worker has to do with others; None for an engine without pages to give."""
     if engine.pages is None:
         return None
-    host, _, port = (hello.transfer or "").rpartition(":")
-    if hello.transfer is not None and not (host.strip("[]") and port.isdecimal()):
-        raise ConfigError(f"transfer is {hello.transfer!r}; it must be HOST:PORT, as other workers reach this one.")
-    address = None if hello.transfer is None else (host.strip("[]"), int(port))
-    return PageExchange(engine.pages, partial(inbox.put, None), address)
+    return PageExchange(engine.pages, partial(connection.inbox.put, Wake()), read_address(hello.transfer))
 
 
-def _work(connection: socket.socket, inbox: Waiting, engine: Steps, exchange: PageExchange | None) -> int:
+def _work_or_fail(connection: Connection, engine: Steps, exchange: PageExchange | None) -> int:
+    """Work until told to leave, or until the engine cannot go on; returns the exit code. Raises: Gone."""
+    engine.watch(lambda report: connection.inbox.put(messages.Failed(report)))
+    try:
+        _work(connection, engine, exchange)
+        return 0
+    except WorkerError as error:
+        log.error("%s", error)
+        connection.send(messages.Failed(str(error), error.exit_code))
+        return error.exit_code
+    finally:
+        if exchange is not None:
+            exchange.close()
+        engine.close()
+
+
+def _read(connection: Connection) -> None:
+    connection.read()
+    os._exit(0)  # not sys.exit: the main thread may be deep in a forward pass, and nobody is left to read its result
+
+
+def listen(door: Door, load: Load) -> int:
+    """Serve one front after another, all with the model that the first one asked for; returns the exit code."""
+    loaded: tuple[messages.Hello, Steps, messages.Ready] | None = None
+    while True:
+        connection = door.next()
+        with contextlib.suppress(Gone):
+            hello = greeted(connection)
+            if loaded is None:
+                try:
+                    loaded = (hello, *load(hello))
+                except FathomError as error:
+                    connection.send(messages.Failed(str(error), error.exit_code))
+                    return error.exit_code
+            asked, engine, facts = loaded
+            if hello != asked:
+                text = f"this worker has loaded {asked.model} with other settings than are asked for; start it again."
+                connection.send(messages.Failed(text, 2))
+                connection.close()
+                continue
+            connection.send(facts)
+            return _work_or_fail(connection, engine, _exchange(engine, hello, connection))
+        if loaded is not None:
+            for request_id in list(loaded[1].scheduler.live):
+                loaded[1].abort(request_id)
+
+
+def greeted(connection: Connection) -> messages.Hello:
+    """The first message. Raises: Gone: the front left. ValueError: it said something else."""
+    hello = connection.next()
+    if not isinstance(hello, messages.Hello):
+        raise ValueError(f"the first frame is {type(hello).__name__}; it must be Hello")
+    return hello
+
+
+def _work(connection: Connection, engine: Steps, exchange: PageExchange | None) -> None:
+    """Step the engine until told to leave. Raises: Gone: the front left. WorkerError: a rank is lost."""
     reported_s, idle, gathering = 0.0, False, Gathering()
     while True:
-        while not inbox.empty() or not engine.has_work:
-            if not engine.has_work and not idle and inbox.empty():
-                connection.sendall(messages.pack(_stats(engine.scheduler, exchange)))
+        while not connection.inbox.empty() or not engine.has_work:
+            if not engine.has_work and not idle and connection.inbox.empty():
+                connection.send(_stats(engine.scheduler, exchange))
                 idle = True
-            message = _next(engine, inbox)
+            message = _next(connection, engine)
             if isinstance(message, messages.Shutdown):
                 _save_all(engine)
-                return 0
-            if message is None and engine.has_work:
-                continue  # it gets its turn below: pages that come fast must not keep the next step waiting
+                return
+            if isinstance(message, Wake):
+                if engine.has_work:
+                    continue  # it gets its turn below: pages that come fast must not keep the next step waiting
+                idle = exchange is not None and exchange.waiting > 0  # else the last page has come, or a lease ended
             for refused in _take(engine, message, gathering, exchange):
-                connection.sendall(messages.pack(refused))
-            if message is None and exchange is not None and not exchange.waiting:
-                idle = False  # a lease has ended, or the last page has come: say so
-        for refused in _take(engine, None, gathering, exchange):
-            connection.sendall(messages.pack(refused))
+                connection.send(refused)
+        for refused in _take(engine, Wake(), gathering, exchange):
+            connection.send(refused)
         idle = False
         started_s = time.perf_counter()
         try:
@@ -169,17 +182,23 @@ def _work(connection: socket.socket, inbox: Waiting, engine: Steps, exchange: Pa
             continue
         now_s = time.perf_counter()
         if due := gathering.pass_on(outputs):
-            connection.sendall(messages.pack(messages.Tokens(due, now_s - started_s)))
+            connection.send(messages.Tokens(due, now_s - started_s))
         if now_s - reported_s >= STATS_EVERY_S:
-            connection.sendall(messages.pack(_stats(engine.scheduler, exchange)))
+            connection.send(_stats(engine.scheduler, exchange))
             reported_s = now_s
 
 
-def _next(engine: Steps, inbox: Waiting) -> messages.ToWorker | None:
-    """What comes next; until it does, and there is nothing else to do, pages are saved."""
-    while not engine.has_work and inbox.empty() and engine.save_pages():
+def _next(connection: Connection, engine: Steps) -> messages.ToWorker | Wake:
+    """What comes next; until it does, and there is nothing else to do, pages are saved.
+
+    Raises: Gone: the front left. WorkerError: a rank is lost.
+    """
+    while not engine.has_work and connection.inbox.empty() and engine.save_pages():
         pass
-    return inbox.get()
+    message = connection.next()
+    if isinstance(message, messages.Failed):
+        raise WorkerError(message.message)
+    return message
 
 
 def _save_all(engine: Steps) -> None:
@@ -192,7 +211,7 @@ def _save_all(engine: Steps) -> None:
 
 
 def _take(
-    engine: Steps, message: messages.ToWorker | None, gathering: Gathering, exchange: PageExchange | None
+    engine: Steps, message: messages.ToWorker | Wake, gathering: Gathering, exchange: PageExchange | None
 ) -> Iterator[messages.Refused]:
     """Hand a message to the engine, or what the exchange has ready; what it refuses of it."""
     if isinstance(message, messages.Abort):
@@ -204,7 +223,7 @@ def _take(
         gathering.begin([request for request in message.requests if not request.streamed])
         if exchange is None or not exchange.begin(message.requests):
             yield from _add(engine, message.requests, gathering, exchange)
-    elif message is None and exchange is not None:
+    elif isinstance(message, Wake) and exchange is not None:
         for requests in exchange.work():
             yield from _add(engine, requests, gathering, exchange)
 
@@ -223,21 +242,21 @@ def _add(
 
 
 def _give_up(
-    connection: socket.socket, engine: Steps, error: EngineError, gathering: Gathering, exchange: PageExchange | None
+    connection: Connection, engine: Steps, error: EngineError, gathering: Gathering, exchange: PageExchange | None
 ) -> None:
-    """A step that failed: which request is at fault is not known, so all that were running in it end."""
+    """A step that failed: which request is at fault is not known, so all that were running in it are given back."""
     log.error("step failed: %s", error)
     for sequence in list(engine.scheduler.running):
         engine.abort(sequence.request.id)
         gathering.end(sequence.request.id)
         if exchange is not None:
             exchange.abort(sequence.request.id)
-        refused = messages.Refused(sequence.request.id, str(error), fault="engine")
-        connection.sendall(messages.pack(refused))
+        connection.send(messages.Refused(sequence.request.id, str(error), fault="engine"))
+    connection.send(_stats(engine.scheduler, exchange))  # that was all of it: the front may decide what to try next
 
 
 def _stats(scheduler: Scheduler, exchange: PageExchange | None) -> messages.Stats:
-    tables, lender = scheduler.tables, None if exchange is None else exchange.lender
+    tables = scheduler.tables
     return messages.Stats(
         running=len(scheduler.running),
         waiting=len(scheduler.waiting),
@@ -252,30 +271,15 @@ def _stats(scheduler: Scheduler, exchange: PageExchange | None) -> messages.Stat
         slots_used=len(tables.spill),
         drafted_by_depth=scheduler.drafted_by_depth,
         accepted_by_depth=scheduler.accepted_by_depth,
-        leases={} if lender is None else lender.counts,
-        leased_pages=0 if lender is None else lender.pages,
-        fetched_pages=0 if exchange is None else exchange.fetched,
-        failed_fetches=0 if exchange is None else exchange.failed,
+        **({} if exchange is None else exchange.stats()),
     )
-
-
-def _read(connection: socket.socket, inbox: Waiting) -> None:
-    """Move frames from the socket to the queue; when the front is gone, so is this process."""
-    try:
-        with connection.makefile("rb") as stream:
-            while header := stream.read(messages.LENGTH_BYTES):
-                inbox.put(messages.unpack_to_worker(stream.read(messages.frame_bytes(header))))
-    except ConnectionError:
-        pass
-    except ValueError:
-        log.exception("the front sent what is no message; leaving")
-    os._exit(0)  # not sys.exit: the main thread may be deep in a forward pass, and nobody is left to read its result
 
 
 def load_engine(hello: messages.Hello) -> tuple[Steps, messages.Ready]:
     """The real engine with its model, and the facts about them."""
     from fathom.cost import info
     from fathom.engine import Engine, EngineConfig, load_model
+    from fathom.engine.crew import Crew
     from fathom.engine.load import eos_token_ids
     from fathom.ops import describe
     from fathom.serve.vocabulary import load_tokenizer
@@ -283,9 +287,12 @@ def load_engine(hello: messages.Hello) -> tuple[Steps, messages.Ready]:
     started_s = time.perf_counter()
     asked = {field.name: getattr(hello, field.name, None) for field in fields(EngineConfig)}
     config = EngineConfig(**{name: value for name, value in asked.items() if value is not None})
-    model = load_model(hello.model, mtp=config.mtp, **config.loading)
+    if hello.ranks is not None:
+        config = replace(config, eplb=hello.ranks.eplb)
+    crew = None if hello.layout in (None, (1, 1, 1, 1)) else Crew.start(_crew_config(hello, config))
+    model = load_model(hello.model, mtp=config.mtp, **config.loading) if crew is None else crew.model
     ends = eos_token_ids(model.config, load_tokenizer(Path(hello.model)).eos_id)
-    engine = Engine(model, config=config, eos_token_ids=ends)
+    engine = Engine(model, config=config, eos_token_ids=ends, crew=crew)
     backends = {row["op"]: row["answers"] for row in describe()}
     facts = messages.Ready(
         vocab_size=model.config.vocab_size,
@@ -297,6 +304,28 @@ def load_engine(hello: messages.Hello) -> tuple[Steps, messages.Ready]:
         backends=backends,
     )
     return engine, facts
+
+
+def _crew_config(hello: messages.Hello, config: Any) -> Any:
+    """The crew that a front asks for, for the settings of its engine."""
+    from fathom.engine.crew import CrewConfig
+
+    assert hello.layout is not None, "one rank needs no crew"
+    ranks = hello.ranks or messages.Ranks()
+    return CrewConfig(
+        model=hello.model,
+        layout=Layout(*hello.layout),
+        bits=config.bits,
+        load=config.load,
+        mtp=config.mtp,
+        threads=config.threads,
+        host=ranks.host,
+        port=ranks.port,
+        ranks_here=ranks.here,
+        token=None if ranks.secret is None else read_secret(Path(ranks.secret)).decode(),
+        redundant=ranks.redundant_experts,
+        timeout_s=ranks.timeout_s,
+    )
 
 
 def fingerprint(directory: Path, *arithmetic: str) -> str:
@@ -311,16 +340,31 @@ def fingerprint(directory: Path, *arithmetic: str) -> str:
     return f"fp_{digest.hexdigest()[:16]}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, load: Load = load_engine) -> int:
     """Entry point of the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="engine: %(message)s")
-    (descriptor,) = sys.argv[1:] if arguments is None else arguments
-    with socket.socket(fileno=int(descriptor)) as connection:
-        try:
-            return serve(connection, load_engine)
-        except BrokenPipeError:
-            return 0
+    parser = argparse.ArgumentParser(prog="python -m fathom.serve.worker", description="The engine's process.")
+    parser.add_argument("descriptor", nargs="?", type=int, help="the socket that the front left open for it")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="wait there for a front on another machine instead")
+    parser.add_argument("--secret", type=Path, metavar="FILE", help="what such a front must know; a file of mode 600")
+    parser.add_argument("--model", help="the model's directory on this machine, whatever the front calls it")
+    args = parser.parse_args(arguments)
+    if (args.descriptor is None) == (args.listen is None) or (args.listen is None) != (args.secret is None):
+        parser.error("give either a descriptor, or --listen and --secret")
+    try:
+        if args.listen is None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            return serve(socket.socket(fileno=args.descriptor), load)
+        door = Door(args.listen, read_secret(args.secret))
+        log.info("listening on port %d", door.port)
+        return listen(door, load if args.model is None else _of_this_machine(load, args.model))
+    except FathomError as error:
+        log.error("%s", error)
+        return error.exit_code
+
+
+def _of_this_machine(load: Load, model: str) -> Load:
+    return lambda hello: load(msgspec.structs.replace(hello, model=model))
 
 
 if __name__ == "__main__":

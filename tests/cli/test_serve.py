@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import socket
 import webbrowser
@@ -37,10 +38,24 @@ def test_bad_input_is_refused_before_anything_is_loaded(
         assert "in use" in refused(capsys, *model, "--port", str(taken.getsockname()[1]))
 
 
+def test_a_deployment_says_what_options_may_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "deploy.toml"
+    file.write_text('model = "nano"\n[[pool]]\nname = "p"\nreplicas = 2\n[engine]\nmax_sequences = 8\n')
+    assert "says which model" in refused(capsys, str(file), "--replicas", "3")
+    assert "--worker needs --worker-secret" in refused(capsys, "--worker", "h:1")
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    config = serve.configured(parser.parse_args([str(file), "--num-pages", "9"]))
+    assert (config.model, config.max_sequences, config.num_pages, config.pools[0].replicas) == ("nano", 8, 9, 2)
+    assert serve.configured(parser.parse_args(["--replicas", "3"])).pools[0].replicas == 3
+    file.write_text('model = "nano"\n[router]\npage_token = 8\n')
+    assert "did you mean 'page_tokens'" in refused(capsys, str(file)).lower()
+
+
 def test_keys_come_one_to_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "keys"
     file.write_text("# ours\n alpha \n\nbeta\n")
-    assert serve._keys(file) == ["alpha", "beta"] and serve._keys(None) == []
+    assert serve.read_keys(file) == ["alpha", "beta"] and serve.read_keys(None) == []
     file.write_text("# none\n")
     assert "holds no key" in refused(capsys, "--api-key-file", str(file))
 

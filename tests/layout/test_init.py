@@ -75,6 +75,15 @@ def test_a_layout_the_model_does_not_allow_is_refused_with_those_it_does(layout:
         Shard(NANO, Layout(**layout))
 
 
+def test_copies_let_other_numbers_of_ranks_share_the_experts() -> None:
+    layout = Layout(dp=12, ep=12)
+    layout.check(NANO, redundant=8)
+    with pytest.raises(ConfigError, match="n_routed_experts is 16, which ep=12 does not divide"):
+        layout.check(NANO)
+    with pytest.raises(ConfigError, match=r"n_routed_experts \+ redundant is 20, .*; use ep 1, 2, 4, 5, 10 or 20"):
+        layout.check(NANO, redundant=4)
+
+
 def test_ep_divides_the_ranks_of_a_stage() -> None:
     with pytest.raises(ConfigError, match=r"ep is 4, which does not divide dp \* tp = 6; use ep 1, 2, 3 or 6."):
         Layout(dp=3, tp=2, ep=4)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
 import sys
 import time
 
@@ -17,7 +16,7 @@ from fathom.batching.request import Output, Request, TokenLogprob
 from fathom.batching.scheduler import Scheduler, SchedulerConfig
 from fathom.errors import CheckpointError
 from fathom.serve import messages
-from fathom.serve.worker import serve
+from fathom.serve.worker import main
 from fathom.tokenizer import Tokenizer
 
 REPLIES = {
@@ -59,6 +58,10 @@ class ScriptedEngine:
     def abort(self, request_id: str) -> Output | None:
         self.slow.discard(request_id)
         return self.scheduler.abort(request_id)
+
+    def watch(self, on_lost) -> None: ...
+
+    def close(self) -> None: ...
 
     def save_pages(self) -> bool:
         return False
@@ -116,12 +119,11 @@ def load(hello: messages.Hello) -> tuple[ScriptedEngine, messages.Ready]:
     tokenizer = Tokenizer.load(hello.model)
     config = SchedulerConfig(max_batch_tokens=64, max_sequences=4, page_tokens=8, num_pages=256, max_context_tokens=512)
     facts = messages.Ready(
-        vocab_size=tokenizer.vocab_size, context=config.context_tokens, fingerprint="scripted", load_s=0.0,
-        max_sequences=config.max_sequences, parameters=1234,
+        vocab_size=tokenizer.vocab_size, context=config.context_tokens, load_s=0.0, parameters=1234,
+        max_sequences=config.max_sequences, fingerprint=os.environ.get("FINGERPRINT", "scripted"),
     )  # fmt: skip
     return ScriptedEngine(tokenizer, config), facts
 
 
 if __name__ == "__main__":
-    with socket.socket(fileno=int(sys.argv[1])) as connection:
-        sys.exit(serve(connection, load))
+    sys.exit(main(load=load))

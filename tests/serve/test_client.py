@@ -1,4 +1,4 @@
-"""A worker that dies is started again; what it was doing ends with an error a client can act on."""
+"""A worker that dies, or is silent, is started again, and what it was doing goes on; whoever kills it is found."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ import pytest
 
 from fathom.batching.request import Output, Request, SamplingParams
 from fathom.errors import CheckpointError, FathomError, InputError, WorkerError
-from fathom.serve.client import EngineClient, Inbox, RestartPolicy
+from fathom.serve.client import EngineClient, RestartPolicy
 from fathom.serve.launch import ServeConfig
+from fathom.serve.ledger import Inbox
 from fathom.serve.messages import Hello
+from fathom.serve.transport import Spawned
 from fathom.tokenizer import Tokenizer
 from tests.serve.conftest import SCRIPTED, Running, running
 
 QUICK = RestartPolicy(restarts=2, first_pause_s=0.01)
+PATIENT = RestartPolicy(restarts=50, first_pause_s=0.01)
 
 
 def alive(pid: int) -> bool:
@@ -48,7 +51,7 @@ async def collect(client: EngineClient, request: Request) -> list[Output | Fatho
 
 def test_requests_come_back_and_stop_ends_the_worker(scripted_model: Path) -> None:
     async def main() -> None:
-        client = EngineClient(Hello(str(scripted_model)), policy=QUICK, command=SCRIPTED)
+        client = EngineClient(Hello(str(scripted_model)), policy=QUICK, via=Spawned(SCRIPTED))
         with pytest.raises(WorkerError, match="starting"):
             client.add([Request("early", (1,))], Inbox())
         client.start()
@@ -64,27 +67,64 @@ def test_requests_come_back_and_stop_ends_the_worker(scripted_model: Path) -> No
     asyncio.run(main())
 
 
-def test_a_killed_worker_is_replaced_and_a_bad_day_ends(scripted_model: Path) -> None:
-    endless = tuple(Tokenizer.load(scripted_model).encode("slow"))  # a short reply could be done before the kill
+def test_a_killed_worker_is_replaced_and_its_replies_go_on(scripted_model: Path) -> None:
+    tokenizer = Tokenizer.load(scripted_model)
+    asked = tuple(tokenizer.encode("slow"))
+    word = tokenizer.encode("word " * 60)[:40]
 
     async def main() -> None:
-        client = EngineClient(Hello(str(scripted_model)), policy=QUICK, command=SCRIPTED)
+        client = EngineClient(Hello(str(scripted_model)), policy=PATIENT, via=Spawned(SCRIPTED))
         client.start()
         await ready(client)
-        for _ in range(QUICK.restarts):
-            inbox = Inbox()
-            client.add([Request("r", endless)], inbox)
+        inbox = Inbox()
+        params = SamplingParams(max_tokens=40, temperature=0.0, logprobs=1)
+        client.add([Request(name, asked, params) for name in "abcdef"], inbox)
+        found: dict[str, list[Output]] = {name: [] for name in "abcdef"}
+        kills = 0
+        async with asyncio.timeout(20):
+            while any(not parts or parts[-1].finish_reason is None for parts in found.values()):
+                arrival = await inbox.queue.get()
+                assert isinstance(arrival.event, Output)
+                found[arrival.request_id].append(arrival.event)
+                if len(found["a"]) == 5 and not kills:  # four run, two wait
+                    os.kill(client.pid, signal.SIGKILL)
+                    kills += 1
+                    client.add([Request("late", asked, params)], inbox)
+                    found["late"] = []
+        for parts in found.values():
+            assert [token for part in parts for token in part.token_ids] == word
+            assert [one.token_id for part in parts for one in part.logprobs] == word
+            assert [part.read_tokens for part in parts] == sorted(part.read_tokens for part in parts)
+            assert {part.request_id for part in parts} <= found.keys()
+        assert client.restarts == 1 and client.in_flight == 0
+        assert client.ledger.resumed >= 6 and client.ledger.poisoned == 0
+        await client.stop()
+
+    asyncio.run(main())
+
+
+def test_a_worker_that_dies_too_often_is_given_up_and_says_so(scripted_model: Path) -> None:
+    endless = tuple(Tokenizer.load(scripted_model).encode("slow"))
+
+    async def main() -> None:
+        client = EngineClient(Hello(str(scripted_model)), policy=QUICK, via=Spawned(SCRIPTED))
+        client.start()
+        await ready(client)
+        inbox = Inbox()
+        for at in range(QUICK.restarts + 1):
+            client.add([Request(f"r{at}", endless)], inbox)
             pid = client.pid
             os.kill(pid, signal.SIGKILL)
-            while not isinstance(event := (await inbox.queue.get()).event, WorkerError):
-                assert isinstance(event, Output) and event.finish_reason is None
-            await ready(client)
-            assert client.pid != pid
-        os.kill(client.pid, signal.SIGKILL)
-        async with asyncio.timeout(10):
-            while client.state != "failed":
-                await asyncio.sleep(0.01)
-        assert client.restarts == QUICK.restarts
+            async with asyncio.timeout(10):
+                while client.state == "ready" or (client.state != "failed" and client.pid in (None, pid)):
+                    await asyncio.sleep(0.005)
+            if at < QUICK.restarts:
+                await ready(client)
+                client.abort(f"r{at}")
+        assert client.state == "failed" and client.restarts == QUICK.restarts
+        while isinstance(event := (await inbox.queue.get()).event, Output):
+            assert event.finish_reason is None
+        assert isinstance(event, WorkerError)
         with pytest.raises(WorkerError, match="exit code -9"):
             client.add([Request("late", (1,))], Inbox())
         await client.stop()
@@ -92,9 +132,54 @@ def test_a_killed_worker_is_replaced_and_a_bad_day_ends(scripted_model: Path) ->
     asyncio.run(main())
 
 
+def test_a_stopped_worker_is_noticed_and_replaced(scripted_model: Path) -> None:
+    """SIGSTOP: the process is there, its socket is open, and nothing comes."""
+    tokenizer = Tokenizer.load(scripted_model)
+    hello = Hello(str(scripted_model), beat_s=0.05, silent_beats=6)
+
+    async def main() -> None:
+        client = EngineClient(hello, policy=QUICK, via=Spawned(SCRIPTED))
+        client.start()
+        await ready(client)
+        inbox = Inbox()
+        client.add([Request("a", tuple(tokenizer.encode("slow")), SamplingParams(max_tokens=30))], inbox)
+        first = await inbox.queue.get()
+        pid = client.pid
+        os.kill(pid, signal.SIGSTOP)
+        tokens = list(first.event.token_ids)
+        async with asyncio.timeout(10):
+            while not (event := (await inbox.queue.get()).event).finish_reason:
+                tokens += event.token_ids
+        assert client.restarts == 1 and not alive(pid)
+        undisturbed = await collect(
+            client, Request("b", tuple(tokenizer.encode("slow")), SamplingParams(max_tokens=30))
+        )
+        assert (*tokens, *event.token_ids) == tuple(t for part in undisturbed for t in part.token_ids)
+        await client.stop()
+
+    asyncio.run(main())
+
+
+def test_a_busy_worker_is_not_a_silent_one(scripted_model: Path) -> None:
+    """A step, or a load, that takes far longer than the silence that is allowed."""
+    slow = (*SCRIPTED[:2], "import time; sleep = time.sleep; time.sleep = lambda s: sleep(s * 30); " + SCRIPTED[2])
+    asked = tuple(Tokenizer.load(scripted_model).encode("slow"))
+
+    async def main() -> None:
+        hello = Hello(str(scripted_model), beat_s=0.02, silent_beats=10)  # 0.2 s; its steps take 0.6 s
+        client = EngineClient(hello, policy=QUICK, via=Spawned(slow))
+        client.start()
+        await ready(client)
+        await collect(client, Request("a", asked, SamplingParams(max_tokens=2)))
+        assert client.restarts == 0
+        await client.stop()
+
+    asyncio.run(main())
+
+
 def test_a_model_that_cannot_be_loaded_is_not_tried_again(scripted_model: Path, tmp_path: Path) -> None:
     async def main() -> None:
-        client = EngineClient(Hello(str(tmp_path / "broken")), policy=QUICK, command=SCRIPTED)
+        client = EngineClient(Hello(str(tmp_path / "broken")), policy=QUICK, via=Spawned(SCRIPTED))
         client.start()
         async with asyncio.timeout(10):
             await client.settled.wait()
@@ -110,46 +195,52 @@ def crashed(server: Running) -> int:
     return server.server.client.restarts
 
 
-def test_clients_learn_of_a_crash_and_can_go_on(scripted_model: Path) -> None:
+def test_a_poison_request_is_found_and_the_others_notice_a_pause(scripted_model: Path) -> None:
     with running(ServeConfig(model=str(scripted_model), drain_s=0.2)) as server:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=20)
-        bystander: list[BaseException] = []
+        texts: list[str] = []
 
         def stream() -> None:
-            try:
-                for _ in client.chat.completions.create(
-                    model="scripted", messages=[{"role": "user", "content": "slow"}], stream=True
-                ):
-                    begun.set()
-            except openai.APIError as error:
-                bystander.append(error)
+            parts = client.chat.completions.create(
+                model="scripted", messages=[{"role": "user", "content": "slow"}], stream=True, max_tokens=80
+            )
+            text = ""
+            for part in parts:
+                text += part.choices[0].delta.content or ""
+                begun.set()
+            texts.append(text)
 
         begun = threading.Event()
-        reader = threading.Thread(target=stream)
-        reader.start()
+        readers = [threading.Thread(target=stream) for _ in range(3)]
+        for reader in readers:
+            reader.start()
         assert begun.wait(10)
         with pytest.raises(openai.InternalServerError) as caught:
             client.chat.completions.create(model="scripted", messages=[{"role": "user", "content": "crash"}])
-        assert (caught.value.status_code, caught.value.code) == (503, "engine_restarting")
-        assert int(caught.value.response.headers["retry-after-ms"]) > 0
-        reader.join(10)
-        assert isinstance(bystander[0], openai.APIError) and bystander[0].code == "engine_restarting"
-        retrying = client.with_options(max_retries=5)
-        reply = retrying.chat.completions.create(model="scripted", messages=[{"role": "user", "content": "hi"}])
-        assert reply.choices[0].message.content == "You said: hi" and crashed(server) == 1
-        assert "fathom_engine_restarts_total 1" in server.http.get("/metrics").text
+        assert (caught.value.status_code, caught.value.code) == (500, "poison_request")
+        for reader in readers:
+            reader.join(20)
+        whole = client.chat.completions.create(
+            model="scripted", messages=[{"role": "user", "content": "slow"}], max_tokens=80
+        )
+        assert texts == [whole.choices[0].message.content] * 3
+        engine = server.server.client.replicas[0].client
+        assert engine.ledger.poisoned == 1 and engine.restarts == 3
+        assert sum(not crash.explained for crash in engine._crashes) == 0  # the budget is as good as new
+        metrics = server.http.get("/metrics").text
+        assert "fathom_engine_restarts_total 3" in metrics and "fathom_requests_poisoned_total 1" in metrics
 
 
 def test_a_front_that_is_killed_takes_its_worker_along(scripted_model: Path) -> None:
     """The worker sees the end of the socket: here the front's side is simply dropped."""
 
     async def main() -> int:
-        client = EngineClient(Hello(str(scripted_model)), command=SCRIPTED)
+        client = EngineClient(Hello(str(scripted_model)), via=Spawned(SCRIPTED))
         client.start()
         await ready(client)
-        assert client.pid is not None and client._writer is not None
+        assert client.pid is not None and client._link is not None
         client._keeper.cancel()  # as when the process is gone: nobody says goodbye
-        client._writer.transport.abort()
+        client._link.writer.transport.abort()
         return client.pid
 
     pid = asyncio.run(main())

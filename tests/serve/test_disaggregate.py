@@ -14,9 +14,11 @@ from msgspec.structs import replace
 from fathom.batching.request import Output, PrefixSource, Request, SamplingParams, ThinkingParams, sibling_seed
 from fathom.config import find_model
 from fathom.errors import EngineError, RequestError, WorkerError
-from fathom.serve.client import Arrival, EngineClient, Inbox, RestartPolicy
+from fathom.serve.client import EngineClient, RestartPolicy
 from fathom.serve.disaggregate import Disaggregated
+from fathom.serve.ledger import Arrival, Inbox
 from fathom.serve.messages import Hello
+from fathom.serve.transport import WORKER, Spawned
 from tests.serve.conftest import ROOT
 
 # ---- with workers that are written down ------------------------------------------------------------------------------
@@ -30,7 +32,7 @@ class Written:
     def __init__(self, answers) -> None:
         self.answers, self.asked, self.aborted = answers, [], []
 
-    def add(self, requests, inbox) -> None:
+    def add(self, requests, inbox, session="") -> None:
         for request in requests:
             self.asked.append(request)
             for event in self.answers(request):
@@ -194,12 +196,11 @@ async def settles(what, most_s=8.0) -> None:
         await asyncio.sleep(0.05)
 
 
-def worker(command=None) -> EngineClient:
+def worker(command=WORKER) -> EngineClient:
     hello = Hello(
         str(find_model("nano")), threads=1, max_sequences=8, num_pages=512, spec="off", transfer="127.0.0.1:0"
     )
-    more = {} if command is None else {"command": command}
-    return EngineClient(hello, policy=NEVER, **more)
+    return EngineClient(hello, policy=NEVER, via=Spawned(command))
 
 
 def test_two_processes_say_what_one_says_also_when_one_dies(caplog) -> None:

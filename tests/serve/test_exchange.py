@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from fathom.batching.request import PrefixSource, Request, SamplingParams
 from fathom.errors import ConfigError
-from fathom.serve.exchange import AT_ONCE, PageExchange
+from fathom.serve.exchange import AT_ONCE, PageExchange, read_address
 from tests.engine.tiny import CONFIG
 from tests.serve.lending import QUICK, Side, tokens
 
@@ -206,6 +206,20 @@ def test_what_cannot_be_asked_for_is_left_to_the_engine_to_refuse() -> None:
     with sides() as (_, decode):
         wrong = replace(asked("r", (-1, *PROMPT)), prefix_from=PrefixSource("127.0.0.1", 1, "a", "b"))
         assert not decode.exchange.begin([wrong])
+
+
+@pytest.mark.parametrize("wrong", ["7000", "host:", ":7000", "host:x"])
+def test_an_address_that_is_none_is_refused(wrong: str) -> None:
+    with pytest.raises(ConfigError, match="transfer is .*; it must be HOST:PORT"):
+        read_address(wrong)
+    assert read_address("[::1]:70") == ("::1", 70) and read_address(None) is None
+
+
+def test_a_front_that_leaves_takes_its_leases_along() -> None:
+    with sides() as (prefill, _):
+        read(prefill, asked())
+        prefill.exchange.close()
+        assert prefill.leaked == 0 and prefill.exchange.lender.counts["aborted"] == 1
 
 
 def test_an_engine_with_a_step_log_has_no_business_with_others(tmp_path) -> None:

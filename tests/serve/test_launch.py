@@ -131,7 +131,7 @@ def test_the_front_imports_neither_torch_nor_the_engine() -> None:
 
 def test_the_socket_is_closed_when_the_server_is(scripted_model: Path) -> None:
     with running(ServeConfig(model=str(scripted_model), drain_s=0.2)) as server:
-        port, worker = server.server.port, server.server.client.pid
+        port, worker = server.server.port, server.server.client.replicas[0].client.pid
         assert worker is not None
     bind("127.0.0.1", port).close()
     assert gone(worker) if Path("/proc").exists() else os.name

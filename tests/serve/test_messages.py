@@ -21,7 +21,14 @@ def body_of(message: messages.Message) -> bytes:
 
 @pytest.mark.parametrize(
     "message",
-    [messages.Hello("dir", threads=2), messages.Add((REQUEST, REQUEST)), messages.Abort("a"), messages.Shutdown()],
+    [
+        messages.Hello("dir", threads=2),
+        messages.Add((REQUEST, REQUEST)),
+        messages.Abort("a"),
+        messages.Shutdown(),
+        messages.Ping(),
+        messages.Hello("dir", layout=(1, 2, 1, 2), beat_s=0.5, silent_beats=3),
+    ],
 )
 def test_a_message_to_the_worker_arrives_as_it_was(message: messages.ToWorker) -> None:
     assert messages.unpack_to_worker(body_of(message)) == message
@@ -37,6 +44,8 @@ def test_a_message_to_the_worker_arrives_as_it_was(message: messages.ToWorker) -
         messages.Refused("a", "too long", param="prompt", code="context_length_exceeded"),
         messages.Stats(running=1),
         messages.Failed("no weights", 2),
+        messages.Pong(),
+        messages.Challenge(b"nonce"),
     ],
 )
 def test_a_message_to_the_front_arrives_as_it_was(message: messages.ToFront) -> None:
@@ -68,3 +77,11 @@ def test_parameters_out_of_range_do_not_pass_the_socket() -> None:
 def test_an_impossible_length_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match="must be 1 to"):
         messages.frame_bytes(size.to_bytes(4, "big"))
+
+
+def test_an_answer_is_all_that_a_stranger_may_say() -> None:
+    assert messages.unpack_answer(body_of(messages.Answer(b"proof"))) == messages.Answer(b"proof")
+    with pytest.raises(msgspec.DecodeError):
+        messages.unpack_answer(body_of(messages.Hello("dir")))
+    with pytest.raises(ValueError, match="must be 1 to 1024"):
+        messages.frame_bytes((1025).to_bytes(4, "big"), messages.MAX_ANSWER_BYTES)

@@ -9,7 +9,8 @@ import pytest
 
 from fathom.batching.request import Output, Request, SamplingParams, TokenLogprob
 from fathom.serve import replies
-from fathom.serve.client import Arrival, EngineClient
+from fathom.serve.client import EngineClient
+from fathom.serve.ledger import Arrival
 from fathom.serve.messages import Hello
 from fathom.serve.metrics import Metrics
 from fathom.serve.replies import Frame

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import queue
 import signal
 import socket
 import subprocess
@@ -15,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from fathom.batching.request import Output, Request, SamplingParams
-from fathom.errors import ConfigError
 from fathom.serve import messages
-from fathom.serve.worker import GATHERED_TOKENS, Gathering, _exchange, fingerprint
+from fathom.serve.worker import fingerprint
 from tests.engine.checkpoint import save_tiny
 from tests.serve.conftest import ROOT
 
@@ -91,25 +89,6 @@ def test_its_tokens_are_the_engines_own(worker: Worker, facts: messages.Ready, t
     assert worker.tokens(Request("greedy", prompt, params)) == list(expected.token_ids)
 
 
-def test_tokens_nobody_reads_along_come_gathered_and_whole() -> None:
-    gathering, sent = Gathering(), []
-    gathering.begin([Request("quiet", (1,), streamed=False)])
-    count = 2 * GATHERED_TOKENS + 5
-    for token in range(count):
-        end = "length" if token == count - 1 else None
-        quiet = Output("quiet", (token,), end, accepted_drafts=1, read_tokens=1)
-        sent.append(gathering.pass_on([quiet, Output("streamed", (token,), end)]))
-    assert [part for step in sent for part in step if part.request_id == "streamed"] == [
-        Output("streamed", (token,), "length" if token == count - 1 else None) for token in range(count)
-    ]
-    quiet = [part for step in sent for part in step if part.request_id == "quiet"]
-    assert [len(part.token_ids) for part in quiet] == [1, GATHERED_TOKENS, GATHERED_TOKENS, 4]
-    assert [token for part in quiet for token in part.token_ids] == list(range(count))
-    assert sum(part.accepted_drafts for part in quiet) == count
-    assert [part.finish_reason for part in quiet] == [None, None, None, "length"]
-    assert gathering.pass_on([Output("quiet", (7,))]) == [Output("quiet", (7,))]
-
-
 def test_guesses_ahead_change_no_token_and_are_counted(tmp_path: Path) -> None:
     from fathom.engine import LLM, EngineConfig
 
@@ -177,15 +156,6 @@ def test_its_successor_finds_what_it_computed(tiny_model: Path, tmp_path: Path, 
     assert outputs[-1].disk_tokens == outputs[-1].cached_tokens == 48
     second.close()
     second.process.wait(PATIENCE_S)
-
-
-@pytest.mark.parametrize("wrong", ["7000", "host:", ":7000", "host:x"])
-def test_an_address_that_is_none_is_refused(tiny_model: Path, wrong: str) -> None:
-    class Engine:
-        pages = object()
-
-    with pytest.raises(ConfigError, match="transfer is .*; it must be HOST:PORT"):
-        _exchange(Engine(), messages.Hello(str(tiny_model), transfer=wrong), queue.SimpleQueue())
 
 
 def test_it_leaves_when_the_front_is_gone_even_while_loading(tiny_model: Path) -> None:

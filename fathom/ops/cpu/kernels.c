@@ -15,6 +15,10 @@ static void embed(const team *t, const job *j, const layer *module) {
     SHARE(j->tokens);
     for (int64_t i = begin; i < end; i++) {
         float *x = w->x + i * w->x_stride, *joint = w->normed.values + i * w->normed.stride;
+        if (!module && !m->begins) {
+            memcpy(x, j->what->before + i * hidden, 4u * (size_t)hidden);
+            continue;
+        }
         widen(stored(m->embedding, m->embedding_kind, j->what->ids[i] * hidden), m->embedding_kind, hidden, x);
         if (!module) continue;
         norm_row(x, module->embedding_norm, hidden, m->eps, joint);
@@ -35,8 +39,9 @@ static void embed(const team *t, const job *j, const layer *module) {
 static void answer(const team *t, const job *j) {
     const model *m = j->m;
     const call *what = j->what;
+    const peers *p = m->peers && m->peers->size > 1 ? m->peers : NULL;
     work *w = j->w;
-    int64_t stride = round_up(m->head.rows, BLOCK);
+    int64_t stride = round_up(m->vocabulary, BLOCK);
     team_wait(t);
     {
         SHARE(what->asked);
@@ -50,9 +55,11 @@ static void answer(const team *t, const job *j) {
     team_wait(t);
     {
         SHARE(blocks_of(&m->head));
-        product(&m->head, begin, end, &w->normed, w->identity, what->asked, what->logits, stride);
+        float *to = what->logits + (p ? p->vocabulary[p->rank] : 0);
+        product(&m->head, begin, end, &w->normed, w->identity, what->asked, to, stride);
     }
     team_wait(t);
+    if (p && !ASK(p->columns(what->logits, what->asked, stride, p->vocabulary))) return;
     SHARE(what->asked);
     for (int64_t i = begin; i < end; i++) {
         what->best[i] = highest(what->logits + i * stride, m->vocabulary, what->highest + i);
@@ -67,13 +74,15 @@ static void run(const team *t, void *given) {
     int64_t last = module < 0 ? m->layers : first + 1;
     embed(t, j, module < 0 ? NULL : &m->layer[first]);
     for (int64_t i = first; i < last; i++) {
-        attention_block(t, j, &m->layer[i], i);
-        feed_forward(t, j, &m->layer[i], i);
+        if (!attention_block(t, j, &m->layer[i], i) || !feed_forward(t, j, &m->layer[i], i)) return;
     }
     const float *weight = module < 0 ? m->last_norm : m->layer[first].last_norm;
     SHARE(j->tokens);
     for (int64_t i = begin; i < end; i++) {
-        norm_row(w->x + i * w->x_stride, weight, m->hidden, m->eps, j->what->hidden + i * m->hidden);
+        const float *x = w->x + i * w->x_stride;
+        float *hidden = j->what->hidden + i * m->hidden;
+        if (module < 0 && !m->ends) memcpy(hidden, x, 4u * (size_t)m->hidden);
+        else norm_row(x, weight, m->hidden, m->eps, hidden);
     }
     if (j->what->asked) answer(t, j);
 }
@@ -81,7 +90,10 @@ static void run(const team *t, void *given) {
 /* Every id, position and page that would be used to index memory. */
 static int is_sound(const model *m, const cache *c, const batch *b, const call *what) {
     int64_t row = 0;
-    if (what->module >= m->modules) return 0;
+    if (what->module >= m->modules || (what->asked && !m->ends)) return 0;
+    if ((!what->ids && (m->begins || what->module >= 0)) || (!what->before && (!m->begins || what->module >= 0))) {
+        return b->tokens == 0;
+    }
     for (int64_t i = 0; i < what->asked; i++)
         if (what->rows[i] < 0 || what->rows[i] >= b->tokens) return 0;
     for (int64_t s = 0; s < b->sequences; s++) {
@@ -94,7 +106,8 @@ static int is_sound(const model *m, const cache *c, const batch *b, const call *
             if (page < 0 || page >= c->pages) return 0;
         }
         for (int64_t i = 0; i < fresh; i++, row++) {
-            if (b->positions[row] != start + i || what->ids[row] < 0 || what->ids[row] >= m->vocabulary) return 0;
+            if (b->positions[row] != start + i) return 0;
+            if (what->ids && (what->ids[row] < 0 || what->ids[row] >= m->vocabulary)) return 0;
         }
     }
     return row == b->tokens;
@@ -103,14 +116,16 @@ static int is_sound(const model *m, const cache *c, const batch *b, const call *
 static int forward(const model *m, const cache *c, const batch *b, const call *what, void *space, team_pool *pool) {
     work *w;
     if (!is_sound(m, c, b, what)) return OUT_OF_RANGE;
-    lay_out(m, most(b->tokens, what->asked), team_size(pool), space, &w);
+    lay_out(m, most(b->tokens, what->asked), what->arrivals, team_size(pool), space, &w);
     for (int64_t s = 0, row = 0; s < b->sequences; s++)
         for (int64_t i = 0; i < b->lengths[s]; i++, row++) w->sequence[row] = s;
-    for (int64_t i = 0; i < most(1, m->top_k) * b->tokens; i++) w->identity[i] = i;
+    for (int64_t i = 0; i < most(most(1, m->top_k) * b->tokens, what->asked); i++) w->identity[i] = i;
+    for (int64_t i = 0; i < m->top_k * b->tokens; i++) w->row_of[i] = i / m->top_k;
+    w->failed = 0;
     memset(w->counters, 0, (size_t)(3 * (m->layers + m->modules)) * sizeof *w->counters);
-    job j = {m, c, b, what, w, b->tokens};
+    job j = {m, c, b, what, w, 0, b->tokens};
     team_run(pool, run, &j);
-    return OK;
+    return w->failed ? PEERS_FAILED : OK;
 }
 
 /* --- a product of its own: the head, and checks ------------------------------------------------------------------- */
@@ -143,7 +158,7 @@ static void run_product(const team *t, void *given) {
 
 static int logits(const model *m, const float *hidden, int64_t rows, float *out, void *space, team_pool *pool) {
     work *w;
-    lay_out(m, rows, team_size(pool), space, &w);
+    lay_out(m, rows, 0, team_size(pool), space, &w);
     lone_product p = {&m->head, hidden, rows, out, &w->normed, w->identity};
     team_run(pool, run_product, &p);
     return OK;
@@ -162,8 +177,8 @@ static int product_alone(const matrix *m, const float *x, int64_t rows, float *o
     return OK;
 }
 
-static int64_t space(const model *m, int64_t tokens, int64_t threads) {
-    return lay_out(m, tokens, threads, NULL, NULL);
+static int64_t space(const model *m, int64_t tokens, int64_t arriving, int64_t threads) {
+    return lay_out(m, tokens, arriving, threads, NULL, NULL);
 }
 
 #define JOIN(a, b) a##b

@@ -10,7 +10,7 @@
 
 #include "team.h"
 
-enum { OK = 0, OUT_OF_MEMORY = 1, OUT_OF_RANGE = 2 };
+enum { OK = 0, OUT_OF_MEMORY = 1, OUT_OF_RANGE = 2, PEERS_FAILED = 3 };
 enum { F32 = 0, BF16 = 1, F8 = 2, I8 = 3, I4 = 4 }; /* kinds, as numbered in packing.py */
 
 typedef struct { /* a PackedMatrix: ops/packing.py says what lies where */
@@ -28,15 +28,38 @@ typedef struct {
     const matrix *q_b, *k_b, *v_b;  /* [heads] */
     matrix router;                  /* data is NULL in a dense layer, whose feed-forward is `shared` */
     const float *bias;              /* of the router; NULL if it has none */
-    const mlp *experts;             /* [experts] */
+    const mlp *experts;             /* [held] */
     mlp shared;                     /* gate.data is NULL without shared experts */
     const float *embedding_norm, *hidden_norm, *last_norm; /* of an MTP module */
     matrix join;                                           /* eh_proj, of an MTP module */
 } layer;
 
+/* Other processes that hold parts of the same model. All ask the same of each other in the same order.
+ *
+ * Nothing is summed across processes: each computes whole numbers, and those that others have are fetched. So they are
+ * the same however many processes there are. A function answers 0, or that it failed, which ends the forward. */
+typedef struct { /* rows that others sent, each with the experts it chose among those held here */
+    float *rows;           /* [most, stride] */
+    int64_t stride, most;
+    int64_t *expert, *row; /* [pairs]: which of the experts held, for which row */
+    int64_t tokens, pairs; /* how many there are */
+} arrivals;
+
+typedef struct {
+    int64_t size, rank; /* those who share a batch: its heads, rows of matrices and, before experts, its tokens */
+    int64_t travels;    /* whether tokens go where their experts are; otherwise all experts are held here */
+    const int64_t *heads, *hidden, *inner, *vocabulary; /* [size + 1]: where the columns of each begin */
+    int (*columns)(float *rows, int64_t count, int64_t stride, const int64_t *begin); /* fetch the others' columns */
+    int (*rows)(float *rows, int64_t count, int64_t stride);                          /* fetch the others' rows */
+    int (*dispatch)(int64_t layer, const float *rows, int64_t count, int64_t stride, const int64_t *ids, arrivals *to);
+    int (*combine)(const float *theirs, float *ours, int64_t stride); /* the results of a dispatch, back to senders */
+} peers;
+
 typedef struct {
     int64_t hidden, heads, nope, rope, value, latent, q_rank, vocabulary, layers, modules;
-    int64_t experts, top_k, groups, top_groups, best_two, softmax, normalise;
+    int64_t begins, ends;     /* whether it has the embedding, and the last norm with what follows */
+    int64_t all_heads;        /* `heads` of them are here */
+    int64_t experts, held, top_k, groups, top_groups, best_two, softmax, normalise;
     int64_t inner;            /* widest feed-forward: of dense layers and shared experts */
     int64_t expert_inner;     /* width of a routed expert */
     int64_t table_positions;  /* rows of cosines and sines */
@@ -47,6 +70,7 @@ typedef struct {
     const float *cosines, *sines; /* [table_positions, rope / 2] */
     const float *last_norm;
     matrix head;
+    const peers *peers;       /* NULL for a model that is all here */
 } model;
 
 typedef struct { /* pages of latents and rotated keys, per layer */
@@ -64,19 +88,20 @@ typedef struct { /* tokens of all sequences end to end; the new tokens of one fo
 typedef struct {
     int64_t module;           /* -1: the main model; otherwise which MTP module */
     const int64_t *ids;       /* [tokens]: what to embed */
-    const float *before;      /* [tokens, hidden]: what an MTP module joins the embeddings with */
-    float *hidden;            /* [tokens, hidden]: states after the last norm */
+    const float *before;      /* [tokens, hidden]: what an MTP module joins the embeddings with, a later stage begins with */
+    float *hidden;            /* [tokens, hidden]: states after the last norm; of an earlier stage, those for the next */
     int64_t *chosen;          /* NULL, or [layers + modules, tokens, top_k]: the experts chosen, for those who look */
     int64_t asked;            /* how many states are turned into logits; space as for so many tokens, if more */
     const int64_t *rows;      /* [asked]: which; one may come twice */
     float *logits;            /* [asked, head rows padded to 16] */
     int64_t *best;            /* [asked]: where each is highest, the first of equals; a NaN counts as highest */
     float *highest;           /* [asked]: how high */
+    int64_t arrivals;         /* the most tokens that peers may send */
 } call;
 
 typedef struct {
     const char *name;
-    int64_t (*space)(const model *m, int64_t tokens, int64_t threads); /* bytes that `forward` works in */
+    int64_t (*space)(const model *m, int64_t tokens, int64_t arrivals, int64_t threads); /* bytes `forward` works in */
     int (*forward)(const model *m, const cache *c, const batch *b, const call *what, void *space, team_pool *pool);
     /* out [rows, head rows padded to 16]; hidden [rows, hidden], normed; space as for `rows` tokens */
     int (*logits)(const model *m, const float *hidden, int64_t rows, float *out, void *space, team_pool *pool);

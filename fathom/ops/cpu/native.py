@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fathom.config import ModelConfig
-from fathom.cost import mtp_layers
+from fathom.layout import Shard
+from fathom.layout.placement import Placement
+from fathom.layout.rows import held
 from fathom.ops.cpu import build, structs
-from fathom.ops.packed import Best, Weights
+from fathom.ops.cpu.peers import Exchange
+from fathom.ops.packed import Best, Peers, Weights
 from fathom.ops.packing import BLOCK_ROWS, KINDS, PackedMatrix, pack, pack_f8, unpack
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1}  # F32 and BF16 of kernels.h
@@ -105,6 +108,7 @@ def rounded(x: Tensor, matrix: PackedMatrix) -> Tensor:
 def must(code: int) -> None:
     if code == 1:
         raise MemoryError("the kernels got no memory for their working space")
+    assert code != 3, "what peers answered is raised before"
     if code:
         raise IndexError("a token id, position or page lies outside the model or its cache")
 
@@ -113,16 +117,21 @@ class NativeModel:
     """fathom.ops.packed.PackedModel by the kernels of one library."""
 
     def __init__(
-        self, config: ModelConfig, weights: Weights, turn: tuple[Tensor, Tensor], threads: int, library: Library
-    ) -> None:
+        self, config: ModelConfig, weights: Weights, turn: tuple[Tensor, Tensor], threads: int, library: Library,
+        shard: Shard | None = None, peers: Peers | None = None, placements: Mapping[int, Placement] | None = None,
+    ) -> None:  # fmt: skip
         """turn: cosines and sines, float32 [positions, rope / 2]."""
         self.library, self.threads, self.name = library, threads, library.name
-        self._held: list[object] = [weights, turn]  # what the structs point to
+        self.shard = shard or Shard.whole(config)
+        self._placements = dict(placements or {})
+        self._experts: dict[int, dict[int, tuple[PackedMatrix | Tensor, ...]]] = {}  # by layer, those held
+        self._exchange = None if peers is None else Exchange(peers, self.shard)
+        self._held: list[object] = [_fixed(weights), turn]  # what the structs point to
         self._model = self._describe(config, weights, turn)
         self._hidden, self._padded = config.hidden_size, -(-config.vocab_size // BLOCK_ROWS) * BLOCK_ROWS
         self._vocabulary = config.vocab_size
         self._space = torch.empty(0, dtype=torch.uint8)
-        self._tokens = 0
+        self._tokens = self._arrivals = 0
         self._team = library.open_team(threads)
 
     def __del__(self) -> None:
@@ -130,8 +139,8 @@ class NativeModel:
         if team:
             self.library.close_team(team)
 
-    def space_bytes(self, tokens: int) -> int:
-        return int(self.library.kernels.space(self._model, tokens, self.threads))
+    def space_bytes(self, tokens: int, arrivals: int = 0) -> int:
+        return int(self.library.kernels.space(self._model, tokens, arrivals, self.threads))
 
     def forward(
         self, ids: Tensor, positions: Tensor, lengths: Sequence[int], table: Tensor, latent: Tensor, rope: Tensor,
@@ -159,7 +168,9 @@ class NativeModel:
         rope: Tensor, before: Tensor | None,
     ) -> Tensor:  # fmt: skip
         tokens = positions.shape[0]
-        self._reserve(max(tokens, call.asked))
+        if self._exchange is not None:
+            call.arrivals = self._exchange.peers.begin(tokens)
+        self._reserve(max(tokens, call.asked), call.arrivals)
         hidden = torch.empty(tokens, self._hidden)
         each = (ctypes.c_int64 * len(lengths))(*lengths)
         cache = structs.Cache(latent.data_ptr(), rope.data_ptr(), TYPES[latent.dtype], *latent.shape[1:3])
@@ -167,10 +178,15 @@ class NativeModel:
             tokens, len(lengths), table.shape[1], positions.data_ptr(), ctypes.addressof(each), table.data_ptr()
         )
         call.hidden, call.before = hidden.data_ptr(), None if before is None else before.data_ptr()
-        must(self.library.kernels.forward(self._model, cache, batch, call, self._space.data_ptr(), self._team))
+        code = self.library.kernels.forward(self._model, cache, batch, call, self._space.data_ptr(), self._team)
+        if self._exchange is not None and self._exchange.error is not None:
+            error, self._exchange.error = self._exchange.error, None
+            raise error
+        must(code)
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
+        assert self.shard.tp_size == 1, "a part of the head has a part of the logits; use `answer`"
         hidden = hidden.contiguous()
         rows = hidden.shape[0]
         self._reserve(rows)
@@ -183,28 +199,31 @@ class NativeModel:
         )
         return out[:, : self._vocabulary]
 
-    def _reserve(self, tokens: int) -> None:
-        if tokens > self._tokens:
-            self._space = torch.empty(self.space_bytes(tokens) + 64, dtype=torch.uint8)
-            self._tokens = tokens
+    def _reserve(self, tokens: int, arrivals: int = 0) -> None:
+        if tokens > self._tokens or arrivals > self._arrivals:
+            self._tokens, self._arrivals = max(tokens, self._tokens), max(arrivals, self._arrivals)
+            self._space = torch.empty(self.space_bytes(self._tokens, self._arrivals) + 64, dtype=torch.uint8)
 
     # -- the model as structs --------------------------------------------------------------------------------------
 
     def _describe(self, config: ModelConfig, weights: Weights, turn: tuple[Tensor, Tensor]) -> structs.Model:
-        modules = len(mtp_layers(config)) if f"model.layers.{config.num_hidden_layers}.eh_proj.weight" in weights else 0
+        shard = self.shard
+        modules = [i for i in shard.mtp_layers if f"model.layers.{i}.eh_proj.weight" in weights]
         grouped = config.topk_method != "greedy"
-        embedding = weights["model.embed_tokens.weight"]
+        embedding = weights.get("model.embed_tokens.weight", torch.empty(0))
         assert isinstance(embedding, Tensor), "the embedding is a plain table"
-        layers = (structs.Layer * (config.num_hidden_layers + modules))(
-            *(self._layer(config, i, weights) for i in range(config.num_hidden_layers + modules))
-        )
+        self._here = [*shard.layers, *modules]
+        layers = (structs.Layer * len(self._here))(*(self._layer(config, i, weights) for i in self._here))
+        sizes = {len(held(shard, i, self._placements)) for i in self._here if config.is_moe(i)}
+        assert len(sizes) <= 1, "every layer has as many slots"
         shared = config.moe_intermediate_size * (config.n_shared_experts or 0)
         dense = any(not config.is_moe(i) for i in range(config.num_hidden_layers))
         return structs.Model(
-            hidden=config.hidden_size, heads=config.num_attention_heads, nope=config.qk_nope_head_dim,
-            rope=config.qk_rope_head_dim, value=config.v_head_dim, latent=config.kv_lora_rank,
-            q_rank=config.q_lora_rank or 0, vocabulary=config.vocab_size, layers=config.num_hidden_layers,
-            modules=modules, experts=config.n_routed_experts, top_k=config.num_experts_per_tok,
+            hidden=config.hidden_size, heads=len(shard.heads), all_heads=config.num_attention_heads,
+            nope=config.qk_nope_head_dim, rope=config.qk_rope_head_dim, value=config.v_head_dim,
+            latent=config.kv_lora_rank, q_rank=config.q_lora_rank or 0, vocabulary=config.vocab_size,
+            layers=len(shard.layers), modules=len(modules), begins=shard.pp_rank == 0, ends=shard.has_head,
+            experts=config.n_routed_experts, held=max(sizes, default=0), top_k=config.num_experts_per_tok,
             groups=config.n_group if grouped else 1, top_groups=config.topk_group if grouped else 1,
             best_two=config.topk_method == "noaux_tc", softmax=config.scoring_func == "softmax",
             normalise=config.norm_topk_prob and config.num_experts_per_tok > 1,
@@ -212,7 +231,9 @@ class NativeModel:
             table_positions=turn[0].shape[0], embedding_kind=TYPES[embedding.dtype],
             scaling=config.routed_scaling_factor, eps=config.rms_norm_eps, scale=config.softmax_scale,
             layer=layers, embedding=embedding.data_ptr(), cosines=turn[0].data_ptr(), sines=turn[1].data_ptr(),
-            last_norm=self._vector(weights, "model.norm.weight"), head=_found(weights, "lm_head.weight"),
+            last_norm=self._vector(weights, "model.norm.weight") if shard.has_head else None,
+            head=_found(weights, "lm_head.weight") if shard.has_head else structs.Matrix(),
+            peers=None if self._exchange is None else ctypes.pointer(self._exchange.struct),
         )  # fmt: skip
 
     def _layer(self, config: ModelConfig, index: int, weights: Weights) -> structs.Layer:
@@ -233,7 +254,7 @@ class NativeModel:
             made.q_norm = self._vector(weights, attention + "q_a_layernorm.weight")
             made.q_a = _found(weights, attention + "q_a_proj.weight")
         if config.is_moe(index):
-            self._add_experts(made, config, prefix + "mlp.", weights)
+            self._add_experts(made, config, index, weights)
         else:
             made.shared = _mlp(weights, prefix + "mlp.")
         if index >= config.num_hidden_layers:
@@ -243,21 +264,41 @@ class NativeModel:
             made.join = _found(weights, prefix + "eh_proj.weight")
         return made
 
-    def _add_experts(self, made: structs.Layer, config: ModelConfig, prefix: str, weights: Weights) -> None:
+    def _add_experts(self, made: structs.Layer, config: ModelConfig, index: int, weights: Weights) -> None:
+        prefix = f"model.layers.{index}.mlp."
         made.router = _found(weights, prefix + "gate.weight")
         if config.topk_method == "noaux_tc":
             made.bias = self._vector(weights, prefix + "gate.e_score_correction_bias")
         if config.n_shared_experts:
             made.shared = _mlp(weights, prefix + "shared_experts.")
-        made.experts = (structs.Mlp * config.n_routed_experts)(
-            *(_mlp(weights, f"{prefix}experts.{e}.") for e in range(config.n_routed_experts))
+        made.experts = self._slots(index, weights)
+
+    def _slots(self, index: int, weights: Weights) -> ctypes.Array[structs.Mlp]:
+        """The experts of a layer, slot by slot; those that are no longer held are forgotten."""
+        kept = self._experts.get(index, {})
+        experts = held(self.shard, index, self._placements)
+        names = {expert: f"model.layers.{index}.mlp.experts.{expert}." for expert in experts}
+        parts = ("gate", "up", "down")
+        self._experts[index] = {
+            expert: kept.get(expert) or tuple(weights[f"{name}{part}_proj.weight"] for part in parts)
+            for expert, name in names.items()
+        }
+        return (structs.Mlp * len(experts))(
+            *(structs.Mlp(*map(_packed, self._experts[index][expert])) for expert in experts)
         )
+
+    def place(self, layer: int, placement: Placement, weights: Weights) -> None:
+        self._placements[layer] = placement
+        self._model.layer[self._here.index(layer)].experts = self._slots(layer, weights)
+        if self._exchange is not None:
+            self._exchange.peers.place(layer, placement)
 
     def _heads(self, config: ModelConfig, weights: Weights, name: str) -> ctypes.Array[structs.Matrix]:
         stack = weights[name + ".weight"]
         assert isinstance(stack, PackedMatrix), f"{name} is packed"
-        size = stack.data.shape[0] // config.num_attention_heads
-        parts = [stack.blocks(h * size, (h + 1) * size) for h in range(config.num_attention_heads)]
+        heads = len(self.shard.heads)
+        size = stack.data.shape[0] // heads
+        parts = [stack.blocks(h * size, (h + 1) * size) for h in range(heads)]
         return (structs.Matrix * len(parts))(*map(_matrix, parts))
 
     def _vector(self, weights: Weights, name: str) -> int:
@@ -269,8 +310,11 @@ class NativeModel:
 
 
 def _found(weights: Weights, name: str) -> structs.Matrix:
-    matrix = weights[name]
-    assert isinstance(matrix, PackedMatrix), f"{name} is packed"
+    return _packed(weights[name])
+
+
+def _packed(matrix: PackedMatrix | Tensor) -> structs.Matrix:
+    assert isinstance(matrix, PackedMatrix), "matrices are packed"
     return _matrix(matrix)
 
 
@@ -280,6 +324,11 @@ def _matrix(matrix: PackedMatrix) -> structs.Matrix:
     return structs.Matrix(
         KINDS.index(matrix.kind), matrix.rows, matrix.columns, matrix.group, matrix.data.data_ptr(), scale
     )
+
+
+def _fixed(weights: Weights) -> dict[str, PackedMatrix | Tensor]:
+    """All but routed experts, which may come and go."""
+    return {name: weight for name, weight in weights.items() if ".mlp.experts." not in name}
 
 
 def _mlp(weights: Weights, prefix: str) -> structs.Mlp:

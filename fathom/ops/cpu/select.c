@@ -12,14 +12,14 @@
 #define BASE kernels_generic
 #endif
 
-#define ABI_VERSION 3 /* structs.py holds the same number; raise both when a struct or a signature changes */
+#define ABI_VERSION 4 /* structs.py holds the same number; raise both when a struct or a signature changes */
 
 int fathom_abi_version(void) { return ABI_VERSION; }
 
 /* Sizes of the structs in the order of kernels.h, so that structs.py can be held against them; 0 past the last. */
 int64_t fathom_struct_bytes(int which) {
-    static const int64_t bytes[] = {sizeof(matrix), sizeof(mlp),   sizeof(layer), sizeof(model),
-                                    sizeof(cache),  sizeof(batch), sizeof(call),  sizeof(kernels)};
+    static const int64_t bytes[] = {sizeof(matrix), sizeof(mlp),   sizeof(layer),    sizeof(arrivals), sizeof(peers),
+                                    sizeof(model),  sizeof(cache), sizeof(batch),    sizeof(call),     sizeof(kernels)};
     return which < 0 || which >= (int)(sizeof bytes / sizeof *bytes) ? 0 : bytes[which];
 }
 

@@ -29,8 +29,13 @@ typedef struct {
     float *affinity;     /* [tokens, gate_stride] */
     float *weights;      /* [tokens, top_k] */
     int64_t *ids;        /* [tokens, top_k] */
+    int64_t *row_of;     /* [tokens * top_k]: the token of each slot */
     float *y;            /* [tokens * top_k, x_stride]: what each slot's expert gave */
     float *shared;       /* [tokens, x_stride] */
+    activations arrived; /* [arrivals]: hidden; what peers sent */
+    arrivals came;
+    float *given;        /* [arrivals * slots, x_stride]: what experts gave for these */
+    int failed;          /* what a peer answered */
     int64_t *counters;   /* [layers + modules, 3]: of jobs taken */
     own_space *own;      /* [threads] */
 } work;
@@ -67,14 +72,20 @@ INLINE void pad_row(const activations *a, int64_t row, int64_t width) {
 
 INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-static own_space take_own(arena *a, const model *m, int64_t tokens, const work *w) {
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* The most rows of experts: each token here once per slot, each that arrives at most once per expert held. */
+static int64_t most_pairs(const model *m, int64_t tokens, int64_t arrivals) {
+    return most(tokens * m->top_k, arrivals * least(m->top_k, m->held));
+}
+
+static own_space take_own(arena *a, const model *m, int64_t tokens, int64_t slots, const work *w) {
     own_space own = {0};
-    int64_t slots = tokens * m->top_k;
     own.rows = take_rows(a, tokens, most(m->nope, m->latent));
     own.head = take_floats(a, tokens * w->head_stride);
     own.sum = take_floats(a, w->x_stride);
     own.q = take(a, w->chunk_rows * (int64_t)sizeof *own.q);
-    own.start = take(a, (m->experts + 2) * 8);
+    own.start = take(a, (m->held + 2) * 8);
     own.place = take(a, slots * 8);
     own.row = take(a, slots * 8);
     own.attention.latents = take(a, KEYS * (int64_t)sizeof *own.attention.latents);
@@ -92,12 +103,14 @@ static own_space take_own(arena *a, const model *m, int64_t tokens, const work *
     return own;
 }
 
-/* Lay everything out for `tokens` tokens; returns the bytes it takes. With base NULL it only counts. */
-static int64_t lay_out(const model *m, int64_t tokens, int64_t threads, void *base, work **at) {
+/* Lay everything out for `tokens` tokens and so many that arrive; returns the bytes it takes. With base NULL it only
+ * counts. */
+static int64_t lay_out(const model *m, int64_t tokens, int64_t arriving, int64_t threads, void *base, work **at) {
     arena a = {base, 0};
     work counted, *w = take(&a, sizeof *w);
     if (!w) w = &counted;
-    int64_t slots = tokens * m->top_k, head_rows = most(m->nope + m->rope, m->value);
+    int64_t slots = tokens * m->top_k, pairs = most_pairs(m, tokens, arriving);
+    int64_t head_rows = most(m->nope + m->rope, m->value);
     w->x_stride = round_up(m->hidden, PAD);
     w->a_stride = round_up(most(m->q_rank, m->latent + m->rope), PAD);
     w->query_stride = round_up(m->latent + m->rope, 2 * LANES);
@@ -111,21 +124,25 @@ static int64_t lay_out(const model *m, int64_t tokens, int64_t threads, void *ba
     w->x = take_floats(&a, tokens * w->x_stride);
     w->normed = take_rows(&a, tokens, m->hidden * (m->modules ? 2 : 1));
     w->query = take_rows(&a, tokens, most(m->q_rank, 1));
-    w->mixed = take_rows(&a, tokens, m->heads * m->value);
+    w->mixed = take_rows(&a, tokens, m->all_heads * m->value);
     w->inner = take_rows(&a, tokens, m->inner);
-    w->chosen = take_rows(&a, slots, m->expert_inner);
+    w->chosen = take_rows(&a, pairs, m->expert_inner);
     w->qa = take_floats(&a, tokens * w->a_stride);
     w->kv = take_floats(&a, tokens * w->a_stride);
     w->queries = take_floats(&a, tokens * m->heads * w->query_stride);
     w->affinity = take_floats(&a, tokens * w->gate_stride);
     w->weights = take_floats(&a, slots);
     w->ids = take(&a, slots * 8);
+    w->row_of = take(&a, slots * 8);
     w->y = take_floats(&a, slots * w->x_stride);
     w->shared = take_floats(&a, tokens * w->x_stride);
+    w->arrived = take_rows(&a, arriving, m->hidden);
+    w->came = (arrivals){w->arrived.values, w->arrived.stride, arriving, take(&a, pairs * 8), take(&a, pairs * 8), 0, 0};
+    w->given = take_floats(&a, arriving ? pairs * w->x_stride : 0);
     w->counters = take(&a, 3 * (m->layers + m->modules) * 8);
     w->own = take(&a, threads * (int64_t)sizeof *w->own);
     for (int64_t i = 0; i < threads; i++) {
-        own_space own = take_own(&a, m, tokens, w);
+        own_space own = take_own(&a, m, tokens, pairs, w);
         if (base) w->own[i] = own;
     }
     if (at) *at = w;

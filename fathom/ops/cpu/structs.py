@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-ABI_VERSION = 3  # select.c holds the same number
+ABI_VERSION = 4  # select.c holds the same number
 
 _P, _L, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _I = ctypes.c_int
@@ -30,17 +30,38 @@ class Layer(ctypes.Structure):
     ]  # fmt: skip
 
 
+class Arrivals(ctypes.Structure):
+    _fields_ = [
+        ("rows", _P), ("stride", _L), ("most", _L), ("expert", _P), ("row", _P), ("tokens", _L), ("pairs", _L)
+    ]  # fmt: skip
+
+
+COLUMNS = ctypes.CFUNCTYPE(_I, _P, _L, _L, _P)
+ROWS = ctypes.CFUNCTYPE(_I, _P, _L, _L)
+DISPATCH = ctypes.CFUNCTYPE(_I, _L, _P, _L, _L, _P, ctypes.POINTER(Arrivals))
+COMBINE = ctypes.CFUNCTYPE(_I, _P, _P, _L)
+
+
+class Peers(ctypes.Structure):
+    _fields_ = [
+        *((name, _L) for name in ("size", "rank", "travels")),
+        *((name, ctypes.POINTER(_L)) for name in ("heads", "hidden", "inner", "vocabulary")),
+        ("columns", COLUMNS), ("rows", ROWS), ("dispatch", DISPATCH), ("combine", COMBINE),
+    ]  # fmt: skip
+
+
 class Model(ctypes.Structure):
     _fields_ = [
         *((name, _L) for name in (
             "hidden", "heads", "nope", "rope", "value", "latent", "q_rank", "vocabulary", "layers", "modules",
-            "experts", "top_k", "groups", "top_groups", "best_two", "softmax", "normalise",
+            "begins", "ends", "all_heads", "experts", "held", "top_k", "groups", "top_groups", "best_two", "softmax",
+            "normalise",
             "inner", "expert_inner", "table_positions", "embedding_kind",
         )),
         *((name, _F) for name in ("scaling", "eps", "scale")),
         ("layer", ctypes.POINTER(Layer)),
         *((name, _P) for name in ("embedding", "cosines", "sines", "last_norm")),
-        ("head", Matrix),
+        ("head", Matrix), ("peers", ctypes.POINTER(Peers)),
     ]  # fmt: skip
 
 
@@ -57,12 +78,12 @@ class Batch(ctypes.Structure):
 
 class Call(ctypes.Structure):
     _fields_ = [("module", _L), *((name, _P) for name in ("ids", "before", "hidden", "chosen")), ("asked", _L),
-        *((name, _P) for name in ("rows", "logits", "best", "highest")),
+        *((name, _P) for name in ("rows", "logits", "best", "highest")), ("arrivals", _L),
     ]  # fmt: skip
 
 
 SIGNATURES: dict[str, Any] = {  # name -> result and arguments, in the order of `kernels` in kernels.h
-    "space": (_L, ctypes.POINTER(Model), _L, _L),
+    "space": (_L, ctypes.POINTER(Model), _L, _L, _L),
     "forward": (_I, ctypes.POINTER(Model), ctypes.POINTER(Cache), ctypes.POINTER(Batch), ctypes.POINTER(Call), _P, _P),
     "logits": (_I, ctypes.POINTER(Model), _P, _L, _P, _P, _P),
     "product": (_I, ctypes.POINTER(Matrix), _P, _L, _P, _P),

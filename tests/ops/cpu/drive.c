@@ -83,7 +83,7 @@ static void advance(const kernels *k, const model *m, const cache *c, team_pool 
     }
     batch b = {tokens, sequences, table, positions, lengths, pages};
     call main_call = {-1, now, NULL, hidden, chosen}, module_call = {0, next, hidden, module, NULL};
-    int64_t bytes = k->space(m, tokens, team_size(pool));
+    int64_t bytes = k->space(m, tokens, 0, team_size(pool));
     void *space = NULL;
     CHECK(!posix_memalign(&space, 64, (size_t)bytes), "no memory");
     memset(space, 0x7f, (size_t)bytes); /* large floats and far indices, should anything be read before it is written */
@@ -223,7 +223,7 @@ static void drive_refusals(const kernels *k) {
     const cache c = {latent, rope, F32, PAGES, 4};
     team_pool *pool = team_open(1);
     void *space = NULL;
-    CHECK(pool && !posix_memalign(&space, 64, (size_t)k->space(&m, TOKENS, 1)), "no memory");
+    CHECK(pool && !posix_memalign(&space, 64, (size_t)k->space(&m, TOKENS, 0, 1)), "no memory");
     static const struct { const char *what; int which, at; int64_t value; int code; } cases[] = {
         {"nothing wrong", 0, 0, 0, OK},
         {"an id below 0", 0, 1, -1, OUT_OF_RANGE},

@@ -131,8 +131,8 @@ static void fill_layer(const model *m, layer *l, int kind, int routed, int share
 
 /* As V3 is (a query latent, sigmoid, bias, shared experts), or as V2-Lite (none of them, but for the shared ones). */
 static model make_model(int kind, int as_v3) {
-    model m = {.hidden = HIDDEN, .heads = 3, .nope = 24, .rope = 8, .value = 20, .latent = 24, .q_rank = as_v3 ? 21 : 0,
-               .vocabulary = VOCABULARY, .layers = LAYERS, .modules = MODULES, .experts = 8, .top_k = 3, .groups = 4,
+    model m = {.hidden = HIDDEN, .heads = 3, .all_heads = 3, .begins = 1, .ends = 1, .nope = 24, .rope = 8, .value = 20, .latent = 24, .q_rank = as_v3 ? 21 : 0,
+               .vocabulary = VOCABULARY, .layers = LAYERS, .modules = MODULES, .experts = 8, .held = 8, .top_k = 3, .groups = 4,
                .top_groups = 2, .best_two = as_v3, .softmax = !as_v3, .normalise = as_v3, .inner = 150,
                .expert_inner = 52, .table_positions = MOST_TOKENS, .embedding_kind = as_v3 ? BF16 : F32,
                .scaling = 1.5f, .eps = 1e-6f, .scale = 0.18f};

@@ -7,8 +7,8 @@ from pathlib import Path
 from fathom.ops.cpu import build, structs
 
 MIRRORED = [
-    structs.Matrix, structs.Mlp, structs.Layer, structs.Model, structs.Cache, structs.Batch, structs.Call,
-    structs.Kernels,
+    structs.Matrix, structs.Mlp, structs.Layer, structs.Arrivals, structs.Peers, structs.Model, structs.Cache,
+    structs.Batch, structs.Call, structs.Kernels,
 ]  # fmt: skip
 
 
@@ -25,6 +25,9 @@ def test_fields_have_the_names_of_the_header_in_its_order() -> None:
         if name == "kernels":
             fields = re.findall(r"\*name;|\(\*(\w+)\)", body)
             fields[0] = "name"
+        elif name == "peers":
+            fields = re.findall(r"\(\*(\w+)\)|\*?(\w+)(?=[,;])", re.sub(r"\)\([^;]*;", ");", body))
+            fields = [one or other for one, other in fields]
         else:
             words = [part for line in body.split(";") for part in line.split(",")]
             fields = [re.findall(r"\w+", word)[-1] for word in words if word.strip()]

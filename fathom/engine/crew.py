@@ -1,0 +1,328 @@
+"""The leader's side of a group of ranks: it starts them, orders each step, and says who is lost and where it was.
+
+    crew = Crew.start(CrewConfig("nano", Layout(tp=2, ep=2)))
+    engine = Engine(crew.model, config=config, crew=crew)
+
+The leader is rank 0 itself. A group lives and dies as one: when a rank is lost, its peers wait for numbers that do not
+come, so the whole group is given up, and whoever holds the requests begins again with what they have.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import secrets
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, sleep
+
+from fathom.batching.plan import Plan, Sampled
+from fathom.engine import orders
+from fathom.engine.join import spawn
+from fathom.engine.part import Part, Place
+from fathom.engine.runner import Runner
+from fathom.errors import ConfigError, InputError, WorkerError
+from fathom.layout import Layout
+from fathom.layout.placement import Placement
+from fathom.model import PackedTransformer
+from fathom.parallel.control import Desk, Link
+from fathom.parallel.groups import free_port, talk_over
+
+log = logging.getLogger(__name__)
+
+ASK_S = 1.0  # for ranks to say where they are
+
+
+@dataclass(frozen=True)
+class CrewConfig:
+    """A group of ranks.
+
+    Fields: bits, load, mtp: as in `load_model`. redundant: copies of experts per layer. threads: of each rank; None
+            shares out the processors of this host. host: where ranks find the leader. port: of its desk; 0 takes any.
+            ranks_here: started on this host; None is all. token: what ranks must know; None makes one up. timeout_s:
+            the longest that a rank waits for another in the middle of a step. start_s: the longest that all may take to
+            come and to load.
+    """
+
+    model: str | Path
+    layout: Layout
+    bits: str | int = "auto"
+    load: str = "map"
+    mtp: bool | None = None
+    redundant: int = 0
+    threads: int | None = None
+    host: str = "127.0.0.1"
+    port: int = 0
+    ranks_here: int | None = None
+    token: str | None = None
+    timeout_s: float = 20.0
+    start_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        size = self.layout.world_size
+        if self.ranks_here is not None and not 1 <= self.ranks_here <= size:
+            raise ConfigError(f"ranks_here is {self.ranks_here}; it must be from 1 to {size}.")
+        if self.ranks_here not in (None, size) and self.token is None:
+            raise ConfigError("ranks on other hosts need a token to find their leader; give token.")
+
+    @property
+    def here(self) -> int:
+        """Ranks of this host, the leader among them."""
+        return self.layout.world_size if self.ranks_here is None else self.ranks_here
+
+    @property
+    def threads_each(self) -> int:
+        return self.threads or max(1, (os.cpu_count() or 1) // self.here)
+
+
+class Crew:
+    """The ranks of a group, the leader among them.
+
+    Attributes: on_lost: called once, from any thread, with a report when a rank is lost; the group is of no more use.
+    """
+
+    def __init__(self, config: CrewConfig) -> None:
+        self.config, self.layout = config, config.layout
+        self.on_lost: Callable[[str], None] = lambda _report: None
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._links: dict[int, Link] = {}
+        self._answers: queue.Queue[tuple[int, orders.ToLeader | None]] = queue.Queue()
+        self._place = Place()
+        self._where: dict[int, orders.At] = {}
+        self._gone: dict[int, str] = {}
+        self._lock, self._report, self._leaving = threading.Lock(), "", False
+        self._part: Part | None = None
+        self._number, self._prepared = 0, set[int]()
+
+    @staticmethod
+    def start(config: CrewConfig) -> Crew:
+        """A crew that has loaded the model.
+
+        Raises: FathomError: a rank did not come, or the model cannot be loaded or divided like this.
+        """
+        crew = Crew(config)
+        try:
+            crew._gather()
+        except BaseException:
+            crew.close()
+            raise
+        return crew
+
+    @property
+    def model(self) -> PackedTransformer:
+        """The leader's own part."""
+        return self._own.model
+
+    @property
+    def lanes(self) -> int:
+        """Data-parallel lanes, each with a batch of its own."""
+        return self.layout.dp
+
+    def open(self, num_pages: int, page_tokens: int, *, mtp: bool) -> Runner:
+        """Make room for latents on every rank; the leader's own runner."""
+        order = orders.Open(num_pages, page_tokens, mtp)
+        self._order(order)
+        return self._own.open(order)
+
+    def execute(self, plans: Sequence[Plan]) -> list[list[Sampled]]:
+        """What each lane samples in one step of all.
+
+        Raises: WorkerError: a rank is lost.
+        """
+        counts = [plan.forwards for plan in plans]
+        forwards = max(main for main, _ in counts), max(ahead for _, ahead in counts)
+        order = orders.Execute(tuple(plans), forwards)
+        found: dict[int, orders.Answer] = {}
+        try:
+            self._order(order)
+            own = self._own.execute(order)
+        except (RuntimeError, OSError) as error:  # from torch.distributed: a peer is gone, or silent for too long
+            raise self._lose(f"the leader: {error}") from error
+        if self._own.answers:
+            found[0] = own
+        while len(found) < self.lanes:
+            rank, message = self._next()
+            if not isinstance(message, orders.Answer):
+                raise self._lose(f"rank {rank} answers a step with {type(message).__name__}")
+            found[rank] = message
+        return [list(found[rank].sampled) for rank in sorted(found)]
+
+    # -- experts that follow the load ------------------------------------------------------------------------------
+
+    @property
+    def placements(self) -> dict[int, Placement]:
+        """Where the experts of each layer lie; as `Shard.experts` says where nothing else was asked for."""
+        config, own = self.model.config, self._own.placements
+        even = Placement.contiguous(config.n_routed_experts, self.layout.ep)
+        layers = range(config.num_hidden_layers + config.num_nextn_predict_layers)
+        return {layer: own.get(layer, even) for layer in layers if config.is_moe(layer)}
+
+    def take_load(self) -> dict[int, list[int]]:
+        """Tokens that chose each expert since it was last asked for, by layer, of all lanes."""
+        self._order(orders.Count())
+        load = dict(self._own.count().load)
+        for _ in self._links:
+            rank, message = self._next()
+            if not isinstance(message, orders.Counted):
+                raise self._lose(f"rank {rank} answers Count with {type(message).__name__}")
+            if rank % (self.layout.dp * self.layout.tp) % self.layout.ep == 0:  # one of each group of experts
+                for layer, counts in message.load.items():
+                    before = load.get(layer)
+                    load[layer] = counts if before is None else [a + b for a, b in zip(before, counts, strict=True)]
+        return load
+
+    def prepare(self, placements: Mapping[int, Placement]) -> None:
+        """Let every rank load, while steps go on, the experts that it lacks for these placements."""
+        self._prepared, self._number = set(), self._number + 1
+        order = orders.Prepare(self._number, {layer: placement.slots for layer, placement in placements.items()})
+        self._order(order)
+        self._own.prepare(order, lambda answer: self._sort(0, answer))
+
+    @property
+    def prepared(self) -> bool:
+        """Whether every rank has what it lacked."""
+        return len(self._prepared) == self.layout.world_size
+
+    def switch(self) -> None:
+        """From the next step on, experts lie as prepared."""
+        order = orders.Switch(self._number)
+        self._order(order)
+        self._own.switch(order)
+
+    def close(self) -> None:
+        """Let every rank go; those that do not are ended."""
+        self._leaving = True
+        for link in self._links.values():
+            with suppress(OSError):
+                link.send(orders.pack(orders.Leave()))
+        until = monotonic() + 5.0
+        for process in self._processes.values():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, until - monotonic()) if not self._report else 0.1)
+            process.kill()
+            process.wait()
+        for link in self._links.values():
+            link.close()
+        if self._part is not None:
+            self._part.close()
+
+    # -- the beginning ---------------------------------------------------------------------------------------------
+
+    def _gather(self) -> None:
+        config = self.config
+        token = config.token or secrets.token_hex(16)
+        desk = Desk(config.host, token, config.port)
+        try:
+            for rank in range(1, config.here):
+                self._processes[rank] = spawn(config.host, desk.port, rank, token)
+            self._links = desk.assemble(self.layout.world_size, config.start_s, self._check_processes)
+        finally:
+            desk.close()
+        for rank, link in self._links.items():
+            threading.Thread(target=self._listen, args=(rank, link), name=f"rank {rank}", daemon=True).start()
+        talk_over(config.host)
+        order = orders.Load(
+            model=str(config.model), layout=(self.layout.pp, self.layout.dp, self.layout.tp, self.layout.ep),
+            host=config.host, port=free_port(config.host), timeout_s=config.timeout_s, bits=str(config.bits),
+            threads=config.threads_each, load=config.load, mtp=config.mtp,
+            redundant=config.redundant,
+        )  # fmt: skip
+        self._order(order)
+        try:
+            self._part = Part(order, 0, self._place, config.threads_each)
+        except RuntimeError as error:
+            raise self._lose(f"the leader: {error}") from error
+        for _ in self._links:
+            rank, message = self._next()
+            if not isinstance(message, orders.Loaded):
+                raise self._lose(f"rank {rank} answers Load with {type(message).__name__}")
+            log.info("rank %d has loaded %.2f GB in %.1f s", rank, message.weight_bytes / 1e9, message.seconds)
+
+    def _check_processes(self) -> None:
+        for rank, process in self._processes.items():
+            if process.poll() is not None:
+                raise WorkerError(f"rank {rank} ended with exit code {process.returncode} before it was ready")
+
+    @property
+    def _own(self) -> Part:
+        assert self._part is not None, "start the crew first"
+        return self._part
+
+    # -- orders and answers ----------------------------------------------------------------------------------------
+
+    def _order(self, order: orders.ToRank) -> None:
+        frame = orders.pack(order)
+        for link in self._links.values():
+            link.send(frame)
+
+    def _next(self) -> tuple[int, orders.ToLeader]:
+        """The next answer of any rank. Raises: the error of one that cannot go on, or WorkerError."""
+        try:
+            rank, message = self._answers.get(timeout=self.config.start_s)
+        except queue.Empty:
+            raise self._lose(f"no rank answers within {self.config.start_s:g} s") from None
+        if message is None:
+            raise self._lose(f"rank {rank} is gone")
+        if isinstance(message, orders.Broke):
+            if message.fault == "input":
+                raise InputError(f"rank {rank}: {message.message}")
+            raise self._lose(f"rank {rank}: {message.message}")
+        return rank, message
+
+    def _listen(self, rank: int, link: Link) -> None:
+        """Sort what a rank says, until it says no more."""
+        with suppress(ValueError):
+            while (frame := link.receive()) is not None:
+                self._sort(rank, orders.to_leader(frame))
+        self._gone[rank] = "its connection is closed"
+        self._answers.put((rank, None))
+        if not self._leaving:
+            self._lose(f"rank {rank} is gone")
+
+    def _sort(self, rank: int, message: orders.ToLeader) -> None:
+        if isinstance(message, orders.At):
+            self._where[rank] = message
+        elif isinstance(message, orders.Prepared):
+            if message.number == self._number:
+                self._prepared.add(rank)
+        else:
+            self._answers.put((rank, message))
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def _lose(self, reason: str) -> WorkerError:
+        """The error that says why the group is given up, and where each rank was; the first reason counts."""
+        with self._lock:
+            first = not self._report
+            if first:
+                self._report = f"{reason}; {self._whereabouts()}"
+        if first and not self._leaving:
+            self.on_lost(self._report)
+        return WorkerError(self._report)
+
+    def _whereabouts(self) -> str:
+        """Where each rank is; those that do not say so are silent, and most likely at fault."""
+        for rank, link in self._links.items():
+            try:
+                link.send(orders.pack(orders.Where()))
+            except OSError:
+                self._gone.setdefault(rank, "its connection is closed")
+        until = monotonic() + ASK_S
+        while monotonic() < until and len(self._where.keys() | self._gone.keys()) < len(self._links):
+            sleep(0.01)
+        said = [f"rank 0 at {self._place.at}"]
+        for rank in self._links:
+            process = self._processes.get(rank)
+            if process is not None and process.poll() is not None:
+                said.append(f"rank {rank} ended with exit code {process.returncode}")
+            elif rank in self._gone:
+                said.append(f"rank {rank} is gone")
+            else:
+                said.append(f"rank {rank} at {self._where[rank]}" if rank in self._where else f"rank {rank} is silent")
+        return ", ".join(said)
+

@@ -1,0 +1,130 @@
+"""One rank's part of a model, with its peers, and where it is in its work."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from time import monotonic
+
+from fathom.engine import orders
+from fathom.engine.load import first_placements, load_experts, load_part
+from fathom.engine.runner import Runner
+from fathom.errors import FathomError
+from fathom.layout import Layout, Shard
+from fathom.layout.placement import Placement
+from fathom.layout.rows import held
+from fathom.model import PackedTransformer
+from fathom.ops.packed import Weights
+from fathom.parallel.comm import Ranks
+from fathom.parallel.groups import Meeting, joined
+
+
+class Place:
+    """What a rank is doing, for those who ask."""
+
+    def __init__(self) -> None:
+        self.step = 0
+        self._op, self._layer, self._since_s = "start", -1, monotonic()
+
+    def note(self, op: str, layer: int = -1) -> None:
+        """It begins this."""
+        self._op, self._layer, self._since_s = op, layer, monotonic()
+
+    @property
+    def at(self) -> orders.At:
+        return orders.At(self.step, self._op, self._layer, monotonic() - self._since_s)
+
+
+class Part:
+    """One rank's part of the model, its peers, and a runner once there is a cache."""
+
+    def __init__(self, order: orders.Load, rank: int, place: Place, threads: int) -> None:
+        """Raises: FathomError: it cannot be loaded. RuntimeError: a peer did not come."""
+        self.rank, self.place, self.threads = rank, place, threads
+        self._open = ExitStack()
+        place.note("load")
+        layout, started_s = Layout(*order.layout), monotonic()
+
+        def meet(shard: Shard) -> Ranks:
+            place.note("meet")
+            meeting = Meeting(order.host, order.port, order.timeout_s)
+            return Ranks(shard, self._open.enter_context(joined(shard, meeting)), place.note)
+
+        self.model: PackedTransformer = load_part(
+            order.model, layout, rank, meet, bits=order.bits, threads=threads, load=order.load, mtp=order.mtp,
+            redundant=order.redundant,
+        )
+        self.load_s = monotonic() - started_s
+        self.runner: Runner | None = None
+        self._order = order
+        self.placements = first_placements(self.model.config, layout, order.redundant)
+        self._prepared: tuple[int, dict[int, Placement], Weights] | None = None
+
+    @property
+    def shard(self) -> Shard:
+        return self.model.shard
+
+    @property
+    def answers(self) -> bool:
+        """Whether this rank is the one that reports what its lane sampled."""
+        return self.shard.has_head and self.shard.tp_rank == 0
+
+    def open(self, order: orders.Open) -> Runner:
+        """Make room for latents."""
+        self.runner = Runner(self.model, self.model.new_cache(order.num_pages, order.page_tokens, mtp=order.mtp))
+        return self.runner
+
+    def execute(self, order: orders.Execute) -> orders.Answer:
+        """This rank's share of a step."""
+        assert self.runner is not None, "Open comes before Execute"
+        plan = order.plans[self.shard.dp_rank]
+        self.place.step = max(plan.step for plan in order.plans)
+        self.place.note("compute")
+        sampled = self.runner.execute(plan, order.forwards)
+        self.place.note("wait for orders")
+        return orders.Answer(tuple(sampled), self.runner.draft_s)
+
+    def count(self) -> orders.Counted:
+        """The load of experts since it was last asked for."""
+        peers = self.model.peers
+        assert isinstance(peers, Ranks), "a part has peers"
+        return orders.Counted({layer: load.tolist() for layer, load in peers.take_load().items()})
+
+    def prepare(self, order: orders.Prepare, done: Callable[[orders.ToLeader], None]) -> None:
+        """Load in the background what other placements want here; `done` is told, from that thread."""
+        new = {layer: Placement(slots, self.shard.ep_size) for layer, slots in order.slots.items()}
+        wanted = [
+            (layer, expert)
+            for layer, placement in new.items()
+            if layer in self.shard.layers or layer in self.shard.mtp_layers
+            for expert in set(placement.on_rank(self.shard.ep_rank)) - set(self._held(layer))
+        ]
+
+        def load() -> None:
+            started_s = monotonic()
+            try:
+                weights = load_experts(self._order.model, self.model.config, wanted, self._order.bits)
+            except (FathomError, OSError, MemoryError) as error:
+                return done(orders.Broke(f"experts cannot be moved: {type(error).__name__}: {error}"))
+            self._prepared = order.number, new, weights
+            size = sum(weight.nbytes for weight in weights.values())
+            return done(orders.Prepared(order.number, size, round(monotonic() - started_s, 3)))
+
+        threading.Thread(target=load, name="experts", daemon=True).start()
+
+    def switch(self, order: orders.Switch) -> None:
+        """Let experts lie as prepared, from the next forward on."""
+        assert self._prepared is not None and self._prepared[0] == order.number, "Prepare comes before Switch"
+        _, new, weights = self._prepared
+        self._prepared = None
+        for layer, placement in new.items():
+            self.placements[layer] = placement
+            if layer in self.shard.layers or layer in self.shard.mtp_layers:
+                self.model.kernels.place(layer, placement, weights)
+
+    def _held(self, layer: int) -> Sequence[int]:
+        return held(self.shard, layer, self.placements)
+
+    def close(self) -> None:
+        self._open.close()

@@ -1,0 +1,112 @@
+"""The real engine, killed at random moments under load: every reply is the undisturbed one, and nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from random import Random
+
+import msgspec
+import pytest
+
+from fathom.batching.request import Output, Request, SamplingParams, ThinkingParams, TokenLogprob
+from fathom.layout.deploy import Pool
+from fathom.serve.client import RestartPolicy
+from fathom.serve.deployment import build_fleet
+from fathom.serve.fleet import Fleet
+from fathom.serve.ledger import Inbox
+from fathom.serve.messages import Hello
+from tests.serve.test_launch import children
+
+pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="looks for what is left in /proc")
+Reply = tuple[list[int], list[TokenLogprob], str]
+
+
+def drawn(rng: Random, count: int) -> list[Request]:
+    """Requests of every kind; some share their prompts' beginnings."""
+    stem = tuple(rng.choices(range(3, 200), k=40))
+    return [
+        Request(
+            f"r{i}",
+            (*stem[: rng.choice([1, 16, 40])], *rng.choices(range(3, 200), k=rng.randint(1, 20))),
+            SamplingParams(
+                max_tokens=rng.randint(40, 120),
+                temperature=rng.choice([0.0, 0.7, 1.2]),
+                seed=rng.getrandbits(32),
+                frequency_penalty=rng.choice([0.0, 0.5]),
+                logprobs=rng.choice([None, 2]),
+                thinking=rng.choice([None, ThinkingParams(end_think_id=7, budget_tokens=15)]),
+                ignore_eos=True,
+            ),
+            streamed=rng.random() < 0.8,
+        )
+        for i in range(count)
+    ]
+
+
+async def replies(
+    fleet: Fleet, requests: list[Request], kills: dict[int, signal.Signals], rng: Random
+) -> dict[str, Reply]:
+    """All of them together; at the arrivals that `kills` names, a worker gets a signal."""
+    inbox, arrivals = Inbox(), 0
+    found: dict[str, Reply] = {}
+    tokens: dict[str, list[int]] = {request.id: [] for request in requests}
+    logprobs: dict[str, list[TokenLogprob]] = {request.id: [] for request in requests}
+    for request in requests:
+        fleet.add([request], inbox)
+    async with asyncio.timeout(60):
+        while len(found) < len(requests):
+            arrival = await inbox.queue.get()
+            event = arrival.event
+            assert isinstance(event, Output), event
+            assert arrival.request_id not in found
+            tokens[arrival.request_id] += event.token_ids
+            logprobs[arrival.request_id] += event.logprobs
+            if event.finish_reason:
+                found[arrival.request_id] = (
+                    tokens[arrival.request_id],
+                    logprobs[arrival.request_id],
+                    event.finish_reason,
+                )
+            arrivals += 1
+            due = [at for at in kills if at <= arrivals]
+            busy = [replica.client.pid for replica in fleet.replicas if replica.free and replica.client.in_flight]
+            if due and busy:
+                os.kill(rng.choice(busy), kills.pop(due[0]))
+    assert inbox.queue.empty() and fleet.in_flight == 0 and not kills
+    return found
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
+def test_random_kills_change_no_reply_and_leave_nothing(tiny_model: Path, seed: int) -> None:
+    rng = Random(seed)
+    requests = drawn(rng, 16)
+    before = open_files(), children(os.getpid())
+
+    async def main() -> None:
+        hello = Hello(str(tiny_model), threads=2, num_pages=64, max_sequences=6, beat_s=0.2, silent_beats=10)
+        fleet = build_fleet(hello, (Pool(replicas=2),))
+        for replica in fleet.replicas:
+            replica.client.policy = RestartPolicy(restarts=50, first_pause_s=0.01)
+        fleet.start()
+        async with asyncio.timeout(60):
+            while not all(replica.free for replica in fleet.replicas):
+                await asyncio.sleep(0.02)
+        undisturbed = await replies(fleet, requests, {}, rng)
+        again = [msgspec.structs.replace(request, id=f"{request.id} again") for request in requests]
+        kills = {rng.randrange(10, 500): signal.SIGKILL, rng.randrange(10, 500): signal.SIGKILL}
+        kills[rng.randrange(10, 300)] = signal.SIGSTOP
+        found = await replies(fleet, again, kills, rng)
+        assert found == {f"{name} again": reply for name, reply in undisturbed.items()}
+        assert fleet.restarts + sum(r.client.state == "restarting" for r in fleet.replicas) >= 2
+        assert fleet.moved + fleet.resumed > 0 and fleet.poisoned == 0
+        await fleet.stop()
+
+    asyncio.run(main())
+    assert (open_files(), children(os.getpid())) == before
