@@ -141,9 +141,7 @@ class Handing(RuleBasedStateMachine):
     The model is a hash of all tokens, kept in the pages: a page that is not what its name says changes the text.
     """
 
-    prompts = st.tuples(st.integers(9, 30), st.sampled_from([0, 8, 17])).map(
-        lambda each: tuple(BASE[: each[0]][: each[1]] + BASE[::-1][: each[0] - each[1]])
-    )
+    prompts = st.sampled_from([(*BASE[:shared], *range(40, 40 + own)) for shared, own in ((8, 3), (8, 18), (21, 0))])
 
     def __init__(self):
         super().__init__()
@@ -166,9 +164,12 @@ class Handing(RuleBasedStateMachine):
             for output in self.engines[side].step():
                 self.texts[output.request_id] += output.token_ids
 
-    @rule(side=st.booleans(), prompt=prompts)
-    def hand_over(self, side, prompt):
-        handed_over(self.engines[side], self.engines[not side], prompt)
+    @rule(side=st.booleans(), prompt=prompts, seed=st.integers(0, 2))
+    def read_here_and_go_on_there(self, side, prompt, seed):
+        here, there = self.engines[side], self.engines[not side]
+        run(here, [request("read", prompt, max_tokens=1)]) if not here.has_work else None
+        handed_over(here, there, prompt)
+        self.add(not side, prompt, seed)
 
     @rule(side=st.booleans(), prompt=prompts)
     def hold(self, side, prompt):
