@@ -75,8 +75,10 @@ def _read(link: Link, inbox: queue.SimpleQueue[orders.ToRank], place: Place) -> 
             order = orders.to_rank(frame)
             if isinstance(order, orders.Where):
                 link.send(orders.pack(place.at))
-            else:
-                inbox.put(order)
+                continue
+            inbox.put(order)
+            if isinstance(order, orders.Leave):
+                return  # the connection may close now
     except (ValueError, OSError):
         log.exception("the leader sent what is no order; leaving")
     os._exit(orders.GONE)  # not sys.exit: the main thread may be deep in a forward, whose result nobody will read

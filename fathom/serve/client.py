@@ -209,6 +209,8 @@ class EngineClient:
         finally:
             ended = await link.end(patience_s)
             self._link = None
+        if failed is None and link.process is None and self._phase == "loading":
+            ended += " before its model was loaded; see its log, and whether both sides have the same secret"
         return failed or WorkerError(ended)
 
     async def _converse(self, link: Link) -> FathomError | None:
@@ -264,6 +266,9 @@ class EngineClient:
             case messages.Stats():
                 self.stats = message
                 self._give_orders()  # a step that failed has been reported to its end
+            case messages.Pong(step_s):
+                if step_s > self.hello.longest_step_s:
+                    return WorkerError(f"the worker has been in one step for {step_s:.0f} s")
             case messages.Ready():
                 return self._loaded(message)
             case messages.Failed(text, exit_code):

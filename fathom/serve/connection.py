@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 
-from fathom.errors import ConfigError
+from fathom.errors import ConfigError, InputError
 from fathom.serve import messages
 from fathom.serve.secret import CHALLENGE_BYTES, is_proof
 
@@ -37,11 +37,13 @@ class Wake:
 class Connection:
     """Frames in, by a thread of its own; frames out, each of them whole.
 
-    Attributes: inbox: what came in; None: the front is gone. Failed: the engine itself cannot go on.
+    Attributes: inbox: what came in; None: the front is gone. Failed: the engine itself cannot go on. stepping_since:
+                when the step began that runs now (time.monotonic); None if none does.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self.inbox: queue.SimpleQueue[messages.ToWorker | messages.Failed | Wake | None] = queue.SimpleQueue()
+        self.stepping_since: float | None = None
         self._socket = sock
         self._sending = threading.Lock()
 
@@ -52,14 +54,15 @@ class Connection:
                 while header := stream.read(messages.LENGTH_BYTES):
                     message = messages.unpack_to_worker(stream.read(messages.frame_bytes(header)))
                     if isinstance(message, messages.Ping):
-                        self.send(messages.Pong())
+                        since = self.stepping_since
+                        self.send(messages.Pong(0.0 if since is None else time.monotonic() - since))
                         continue
                     if watch and isinstance(message, messages.Hello):
                         self._socket.settimeout(message.beat_s * message.silent_beats)
                     self.inbox.put(message)
         except (OSError, Gone):
             pass
-        except ValueError:
+        except (ValueError, InputError):
             log.exception("the front sent what is no message")
         self.close()
         self.inbox.put(None)

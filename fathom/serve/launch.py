@@ -33,7 +33,7 @@ BACKLOG = 2048
 
 ENGINE = (
     "threads", "max_sequences", "max_batch_tokens", "num_pages", "bits", "numerics", "load", "spec", "spill_path",
-    "spill_bytes", "cache_dir", "beat_s", "silent_beats", "ranks",
+    "spill_bytes", "cache_dir", "beat_s", "silent_beats", "longest_step_s", "ranks",
 )  # fmt: skip
 """Fields of a ServeConfig that are the engines' business; they have the same names in Hello."""
 
@@ -70,6 +70,7 @@ class ServeConfig:
     ranks: messages.Ranks | None = None
     beat_s: float = 1.0
     silent_beats: int = 10
+    longest_step_s: float = 300.0
     drain_s: float = 5.0
     limits: Limits = field(default_factory=Limits)
 

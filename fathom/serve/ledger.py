@@ -91,9 +91,13 @@ class Pending:
         """An output as its reader gets it: with its own name, and counts that go on where the last worker left off."""
         if not self.emitted:
             self.cached_tokens, self.disk_tokens = output.cached_tokens, output.disk_tokens
-        self.read_tokens = max(self.read_tokens, output.read_tokens)
-        self.emitted += output.token_ids
-        self.outputs += bool(output.token_ids)
+        if output.read_tokens > self.read_tokens:
+            self.read_tokens = output.read_tokens
+        if output.token_ids:
+            self.emitted += output.token_ids
+            self.outputs += 1
+        if self.sends == 1 and output.cached_tokens == self.cached_tokens:
+            return output  # its first life: all is as it should be
         return msgspec.structs.replace(
             output, request_id=self.request.id, read_tokens=self.read_tokens, cached_tokens=self.cached_tokens,
             disk_tokens=self.disk_tokens,

@@ -10,7 +10,8 @@ Before that, over TCP only, the worker sends a Challenge and the front its Answe
 
 Each second the front sends a Ping, which a thread of the worker answers at once, also in the middle of a step or of
 loading. `Hello.silent_beats` of them without a word from the other side, and that side counts as gone: nobody waits
-longer for a host that was cut off or a process that was stopped.
+longer for a host that was cut off or a process that was stopped. A worker that answers, but is in one step for
+`Hello.longest_step_s`, counts as gone too.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Hello(Message, frozen=True, tag="hello"):
     Fields: cache_dir: a folder that keeps pages for the next process. transfer: HOST:PORT at which other workers reach
             this one and fetch pages; None: they cannot. layout: pp, dp, tp and ep of the ranks behind the worker; None
             is one rank. ranks: more about them. beat_s: time between two Pings [s]. silent_beats: how many of them may
-            go by without a word; times `beat_s`, the one timeout there is.
+            go by without a word. longest_step_s: a step that takes longer hangs [s].
     """
 
     model: str
@@ -75,6 +76,7 @@ class Hello(Message, frozen=True, tag="hello"):
     ranks: Ranks | None = None
     beat_s: float = 1.0
     silent_beats: int = 10
+    longest_step_s: float = 300.0
 
 
 class Add(Message, frozen=True, tag="add"):
@@ -103,7 +105,9 @@ class Ping(Message, frozen=True, tag="ping"):
 
 
 class Pong(Message, frozen=True, tag="pong"):
-    """The answer to a Ping."""
+    """The answer to a Ping. Fields: step_s: for how long the step has been running that runs now; 0 if none does."""
+
+    step_s: float = 0.0
 
 
 class Challenge(Message, frozen=True, tag="challenge"):

@@ -145,10 +145,12 @@ def listen(door: Door, load: Load) -> int:
 
 
 def greeted(connection: Connection) -> messages.Hello:
-    """The first message. Raises: Gone: the front left. ValueError: it said something else."""
+    """The first message. Raises: Gone: the front left, or said something else."""
     hello = connection.next()
     if not isinstance(hello, messages.Hello):
-        raise ValueError(f"the first frame is {type(hello).__name__}; it must be Hello")
+        log.error("the first frame is %s; it must be Hello", type(hello).__name__)
+        connection.close()
+        raise Gone
     return hello
 
 
@@ -173,14 +175,16 @@ def _work(connection: Connection, engine: Steps, exchange: PageExchange | None) 
         for refused in _take(engine, Wake(), gathering, exchange):
             connection.send(refused)
         idle = False
-        started_s = time.perf_counter()
+        started_s = connection.stepping_since = time.monotonic()
         try:
             outputs = list(engine.step())
             outputs = outputs if exchange is None else exchange.lend(outputs)
         except EngineError as error:
             _give_up(connection, engine, error, gathering, exchange)
             continue
-        now_s = time.perf_counter()
+        finally:
+            connection.stepping_since = None
+        now_s = time.monotonic()
         if due := gathering.pass_on(outputs):
             connection.send(messages.Tokens(due, now_s - started_s))
         if now_s - reported_s >= STATS_EVERY_S:
@@ -361,6 +365,8 @@ def main(arguments: Sequence[str] | None = None, load: Load = load_engine) -> in
     except FathomError as error:
         log.error("%s", error)
         return error.exit_code
+    except KeyboardInterrupt:
+        return 130
 
 
 def _of_this_machine(load: Load, model: str) -> Load:

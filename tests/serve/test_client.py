@@ -160,6 +160,27 @@ def test_a_stopped_worker_is_noticed_and_replaced(scripted_model: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_step_that_hangs_is_noticed_though_pings_are_answered(scripted_model: Path) -> None:
+    hang = "import time; sleep = time.sleep; time.sleep = lambda s: sleep(99 if hang else s); "
+    hang += "hang = os.path.exists(os.environ.get('HANG', '')); "
+    asked = tuple(Tokenizer.load(scripted_model).encode("slow"))
+
+    async def main(flag: Path) -> None:
+        command = (*SCRIPTED[:2], f"import os; os.environ['HANG'] = {str(flag)!r}; " + hang + SCRIPTED[2])
+        hello = Hello(str(scripted_model), beat_s=0.05, silent_beats=40, longest_step_s=0.4)
+        client = EngineClient(hello, policy=QUICK, via=Spawned(command))
+        client.start()
+        await ready(client)
+        flag.unlink()  # the next worker does not hang
+        events = await collect(client, Request("a", asked, SamplingParams(max_tokens=3)))
+        assert client.restarts == 1 and events[-1].finish_reason == "length"
+        await client.stop()
+
+    flag = scripted_model.parent / "hang"
+    flag.write_text("")
+    asyncio.run(main(flag))
+
+
 def test_a_busy_worker_is_not_a_silent_one(scripted_model: Path) -> None:
     """A step, or a load, that takes far longer than the silence that is allowed."""
     slow = (*SCRIPTED[:2], "import time; sleep = time.sleep; time.sleep = lambda s: sleep(s * 30); " + SCRIPTED[2])

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 
+import httpx
 import msgspec
 import pytest
 
@@ -16,8 +20,11 @@ from fathom.layout.deploy import Pool
 from fathom.serve.client import RestartPolicy
 from fathom.serve.deployment import build_fleet
 from fathom.serve.fleet import Fleet
+from fathom.serve.launch import ServeConfig
 from fathom.serve.ledger import Inbox
 from fathom.serve.messages import Hello
+from fathom.serve.transport import WORKER
+from tests.serve.conftest import Running, running
 from tests.serve.test_launch import children
 
 pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="looks for what is left in /proc")
@@ -110,3 +117,33 @@ def test_random_kills_change_no_reply_and_leave_nothing(tiny_model: Path, seed: 
 
     asyncio.run(main())
     assert (open_files(), children(os.getpid())) == before
+
+
+def test_clients_read_the_same_text_when_the_one_worker_is_killed(tiny_model: Path) -> None:
+    """Over HTTP, streamed, sixteen at once: each text is the undisturbed one, in one piece."""
+    config = ServeConfig(model=str(tiny_model), threads=2, drain_s=0.2)
+
+    def read(server: Running, number: int, events: list[int]) -> str:
+        body = {"prompt": [5 + number, 9, 30], "max_tokens": 60, "temperature": 0.9, "seed": number, "stream": True}
+        text = ""
+        with httpx.stream(
+            "POST", f"{server.url}/v1/completions", json=body | {"ignore_eos": True}, timeout=60
+        ) as response:
+            for line in response.iter_lines():
+                if line.startswith("data: {"):
+                    event = json.loads(line.removeprefix("data: "))
+                    assert "error" not in event, event
+                    text += "".join(choice["text"] for choice in event["choices"])
+                    events.append(number)
+        assert line == "" or line == "data: [DONE]"
+        return text
+
+    with running(config, WORKER) as server, ThreadPoolExecutor(16) as pool:
+        undisturbed = list(pool.map(lambda number: read(server, number, []), range(16)))
+        events: list[int] = []
+        disturbed = [pool.submit(read, server, number, events) for number in range(16)]
+        while len(events) < 100:
+            time.sleep(0.002)
+        os.kill(server.server.client.replicas[0].client.pid, signal.SIGKILL)
+        assert [future.result() for future in disturbed] == undisturbed
+        assert server.server.client.restarts == 1 and server.server.client.resumed > 0

@@ -140,6 +140,7 @@ def test_a_wrong_secret_reaches_nobody(scripted_model: Path, tmp_path: Path) -> 
         async with asyncio.timeout(10):
             await client.settled.wait()
         assert client.state == "failed" and client.facts is None
+        assert "same secret" in str(client.failure)
         await client.stop()
 
     port = free_port()
