@@ -52,6 +52,11 @@ class Steps(Protocol):
     @property
     def scheduler(self) -> Scheduler: ...
 
+    @property
+    def running(self) -> Sequence[str]: ...
+
+    def stats(self) -> Any: ...
+
     def add(self, request: Request) -> None: ...
 
     def abort(self, request_id: str) -> object: ...
@@ -124,23 +129,26 @@ def serve(sock: socket.socket, load: Load) -> int:
         except FathomError as error:
             connection.send(messages.Failed(str(error), error.exit_code))
             return error.exit_code
-        connection.send(facts)
-        return _work_or_fail(connection, engine)
+        with contextlib.closing(engine):
+            connection.send(facts)
+            return _work_or_fail(connection, engine)
     return 0
 
 
 def _work_or_fail(connection: Connection, engine: Steps) -> int:
     """Work until told to leave, or until the engine cannot go on; returns the exit code. Raises: Gone."""
     engine.watch(lambda report: connection.inbox.put(messages.Failed(report)))
+    live: set[str] = set()
     try:
-        _work(connection, engine)
+        _work(connection, engine, live)
         return 0
     except WorkerError as error:
         log.error("%s", error)
         connection.send(messages.Failed(str(error), error.exit_code))
         return error.exit_code
     finally:
-        engine.close()
+        for request_id in live:  # the front that comes next, if any, brings those that are to go on
+            engine.abort(request_id)
 
 
 def _read(connection: Connection) -> None:
@@ -168,10 +176,9 @@ def listen(door: Door, load: Load) -> int:
                 connection.close()
                 continue
             connection.send(facts)
-            return _work_or_fail(connection, engine)
-        if loaded is not None:
-            for request_id in list(loaded[1].scheduler.live):
-                loaded[1].abort(request_id)
+            code = _work_or_fail(connection, engine)
+            engine.close()
+            return code
 
 
 def greeted(connection: Connection) -> messages.Hello:
@@ -184,20 +191,23 @@ def greeted(connection: Connection) -> messages.Hello:
     return hello
 
 
-def _work(connection: Connection, engine: Steps) -> None:
-    """Step the engine until told to leave. Raises: Gone: the front left. WorkerError: a rank is lost."""
+def _work(connection: Connection, engine: Steps, live: set[str]) -> None:
+    """Step the engine until told to leave; `live` has the ids of what is under way.
+
+    Raises: Gone: the front left. WorkerError: a rank is lost.
+    """
     reported_s, idle, gathering = 0.0, False, Gathering()
     while True:
         while not connection.inbox.empty() or not engine.has_work:
             if not engine.has_work and not idle and connection.inbox.empty():
-                connection.send(_stats(engine.scheduler))
+                connection.send(_stats(engine))
                 idle = True
             message = connection.next()
             if isinstance(message, messages.Shutdown):
                 return
             if isinstance(message, messages.Failed):
                 raise WorkerError(message.message)
-            for refused in _take(engine, message, gathering):
+            for refused in _take(engine, message, gathering, live):
                 connection.send(refused)
         idle = False
         started_s = connection.stepping_since = time.monotonic()
@@ -209,23 +219,28 @@ def _work(connection: Connection, engine: Steps) -> None:
         finally:
             connection.stepping_since = None
         now_s = time.monotonic()
+        live.difference_update([output.request_id for output in outputs if output.finish_reason is not None])
         if due := gathering.pass_on(outputs):
             connection.send(messages.Tokens(due, now_s - started_s))
         if now_s - reported_s >= STATS_EVERY_S:
-            connection.send(_stats(engine.scheduler))
+            connection.send(_stats(engine))
             reported_s = now_s
 
 
-def _take(engine: Steps, message: messages.ToWorker, gathering: Gathering) -> Iterator[messages.Refused]:
+def _take(
+    engine: Steps, message: messages.ToWorker, gathering: Gathering, live: set[str]
+) -> Iterator[messages.Refused]:
     """Hand a message to the engine; what it refuses of it."""
     if isinstance(message, messages.Abort):
         engine.abort(message.request_id)
         gathering.end(message.request_id)
+        live.discard(message.request_id)
     elif isinstance(message, messages.Add):
         gathering.begin([request for request in message.requests if not request.streamed])
         for request in message.requests:
             try:
                 engine.add(request)
+                live.add(request.id)
             except RequestError as error:
                 gathering.end(request.id)
                 yield messages.Refused(request.id, str(error), param=error.param, code=error.code)
@@ -234,30 +249,18 @@ def _take(engine: Steps, message: messages.ToWorker, gathering: Gathering) -> It
 def _give_up(connection: Connection, engine: Steps, error: EngineError, gathering: Gathering) -> None:
     """A step that failed: which request is at fault is not known, so all that were running in it are given back."""
     log.error("step failed: %s", error)
-    for sequence in list(engine.scheduler.running):
-        engine.abort(sequence.request.id)
-        gathering.end(sequence.request.id)
-        connection.send(messages.Refused(sequence.request.id, str(error), fault="engine"))
-    connection.send(_stats(engine.scheduler))  # that was all of it: the front may decide what to try next
+    for request_id in list(engine.running):
+        engine.abort(request_id)
+        gathering.end(request_id)
+        connection.send(messages.Refused(request_id, str(error), fault="engine"))
+    connection.send(_stats(engine))  # that was all of it: the front may decide what to try next
 
 
-def _stats(scheduler: Scheduler) -> messages.Stats:
-    tables = scheduler.tables
-    return messages.Stats(
-        running=len(scheduler.running),
-        waiting=len(scheduler.waiting),
-        pages_used=scheduler.config.num_pages - scheduler.pool.available,
-        pages_total=scheduler.config.num_pages,
-        steps=scheduler.steps,
-        preemptions=scheduler.preemptions,
-        copied_pages=tables.copied,
-        spilled_pages=tables.spill.spilled,
-        restored_pages=tables.spill.restored,
-        lost_pages=tables.spill.lost,
-        slots_used=len(tables.spill),
-        drafted_by_depth=scheduler.drafted_by_depth,
-        accepted_by_depth=scheduler.accepted_by_depth,
-    )
+def _stats(engine: Steps) -> messages.Stats:
+    stats = engine.stats()
+    names = [name for name in messages.Stats.__struct_fields__ if name != "slots_used"]
+    counts = {name: getattr(stats, name) for name in names}
+    return messages.Stats(**counts, slots_used=len(engine.scheduler.tables.spill))
 
 
 def load_engine(hello: messages.Hello) -> tuple[Steps, messages.Ready]:
