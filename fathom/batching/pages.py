@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from struct import pack
+
+import msgspec
 
 from fathom.errors import ConfigError, EngineError
 
@@ -32,6 +34,56 @@ def page_hash(parent: bytes, token_ids: Sequence[int]) -> bytes:
     """Name of a page's content: its tokens after everything that `parent` names."""
     tokens = pack(f"<{len(token_ids)}I", *token_ids)
     return blake2b(parent + tokens, digest_size=DIGEST_BYTES, person=b"fathom.page").digest()
+
+
+def page_names(token_ids: Sequence[int], page_tokens: int, parent: bytes) -> list[bytes]:
+    """Names of the full pages of a text that begins after what `parent` names."""
+    names: list[bytes] = []
+    for begin in range(0, len(token_ids) - page_tokens + 1, page_tokens):
+        parent = page_hash(parent, token_ids[begin : begin + page_tokens])
+        names.append(parent)
+    return names
+
+
+class PageFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the bytes of a page mean. Engines whose formats are equal can read each other's pages, and no others.
+
+    Fields: config: digest of the architecture. probe: digest of a few logits, to the bit: of weights and arithmetic
+            together. kind: of the weights. numerics: names the arithmetic. dtype: of a stored value. layers: MTP
+            modules included.
+    """
+
+    config: str
+    probe: str
+    kind: str
+    numerics: str
+    dtype: str
+    layers: int
+    page_tokens: int
+    page_bytes: int
+    version: int = 1
+
+    @property
+    def key(self) -> bytes:
+        """Stands for all of it."""
+        return sha256(msgspec.msgpack.encode(self)).digest()
+
+    def difference(self, other: PageFormat) -> str | None:
+        """The first field in which `other` differs, in words; None if it is the same."""
+        for name in self.__struct_fields__:
+            if getattr(self, name) != getattr(other, name):
+                return f"{name} is {getattr(other, name)!r}, not {getattr(self, name)!r}"
+        return None
+
+
+def content_digest(key: bytes, name: bytes, content: bytes | memoryview) -> bytes:
+    """Certifies that `content` is the page `name` of the format `key`. No other page or format has the same.
+
+    SHA-256: with the processor's own instructions twice as fast as BLAKE2b (1.7 against 0.9 GB/s on an AMD EPYC).
+    """
+    digest = sha256(key + name)
+    digest.update(content)
+    return digest.digest()
 
 
 class PagePool:

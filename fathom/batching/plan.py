@@ -65,15 +65,16 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
 class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     """One step: moves of whole pages, in the order of the fields, then the rows: decodes, then chunks of prefill.
 
-    Fields: spills: (page, slot of the spill file) to write. copies: (page, page) from, to. restores: (slot, page) to
-            read back. preempted: those that lost their pages to this step. predicted_s: how long it should take, 0 if
-            nobody can tell. limit_s: how long it may take for the sake of its decodes, which limits the prompts
-            in it; 0 is no limit.
+    Fields: spills: (page, slot of the file) to write; spill_names: what each of these pages holds. copies: (page, page)
+            from, to. restores: (slot, page) to read back. preempted: those that lost their pages to this step.
+            predicted_s: how long it should take, 0 if nobody can tell. limit_s: how long it may take for the sake of
+            its decodes, which limits the prompts in it; 0 is no limit.
     """
 
     step: int
     rows: tuple[Row, ...] = ()
     spills: tuple[tuple[int, int], ...] = ()
+    spill_names: tuple[bytes, ...] = ()
     copies: tuple[tuple[int, int], ...] = ()
     restores: tuple[tuple[int, int], ...] = ()
     preempted: tuple[str, ...] = ()

@@ -82,12 +82,24 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
         return self.repetition_penalty != 1.0
 
 
+class PrefixSource(msgspec.Struct, frozen=True):
+    """Where the pages of a prompt can be fetched: an address, a lease there, and the secret that opens it."""
+
+    host: str
+    port: int
+    lease: str
+    token: str
+
+
 class Request(msgspec.Struct, frozen=True):
     """What a client asks of the engine.
 
     Fields: cache_salt: keeps its cached pages apart from those with another salt. streamed: whether somebody reads
             along; where nobody does, only the end counts, not the time between tokens. emitted_token_ids: tokens of
             its reply that somebody has already, from an engine that is gone: this one goes on after them.
+            prefix_from: fetch its prompt's pages there first. lends_prefix: once `max_tokens` are sampled, keep its
+            prompt's pages for another engine, and say in the last Output where. Both are the server's worker's
+            business: they change no text.
     """
 
     id: str
@@ -97,6 +109,8 @@ class Request(msgspec.Struct, frozen=True):
     cache_salt: str = ""
     streamed: bool = True
     emitted_token_ids: tuple[int, ...] = ()
+    prefix_from: PrefixSource | None = None
+    lends_prefix: bool = False
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -110,9 +124,10 @@ class TokenLogprob(msgspec.Struct, frozen=True):
 class Output(msgspec.Struct, frozen=True):
     """What one step did for one request: new tokens, or (none yet) how much of its prompt has been read.
 
-    Fields: read_tokens: prompt tokens whose latents are in the cache. cached_tokens: those of them that were found
-            there, not computed for this request. logprobs: one per token if asked for, else empty. accepted_drafts,
-            rejected_drafts: guessed tokens that this step found right, and wrong.
+    Fields: read_tokens: prompt tokens whose latents are in the cache. cached_tokens: those of them that were found,
+            not computed for this request; disk_tokens: those of these that a file gave back. logprobs: one per token
+            if asked for, else empty. accepted_drafts, rejected_drafts: guessed tokens that this step found right, and
+            wrong. prefix: where its prompt's pages can be had, if it was to lend them.
     """
 
     request_id: str
@@ -123,6 +138,8 @@ class Output(msgspec.Struct, frozen=True):
     logprobs: tuple[TokenLogprob, ...] = ()
     accepted_drafts: int = 0
     rejected_drafts: int = 0
+    disk_tokens: int = 0
+    prefix: PrefixSource | None = None
 
 
 class State(StrEnum):
@@ -155,6 +172,7 @@ class Sequence:
     drafts: tuple[int, ...] = ()
     running: bool = False
     cached_tokens: int = 0
+    disk_tokens: int = 0
     preemptions: int = 0
     thought: bool = False
     finish_reason: FinishReason | None = None

@@ -42,4 +42,5 @@ def output_of(sequence: Sequence, answer: Sampled | None = None, taken: int = 0,
         logprobs=() if answer is None else answer.logprobs[:taken],
         accepted_drafts=max(0, taken - 1),
         rejected_drafts=drafts - max(0, taken - 1),
+        disk_tokens=sequence.disk_tokens,
     )

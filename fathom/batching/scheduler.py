@@ -59,6 +59,7 @@ class Scheduler:
         self.steps = 0
         self.preemptions = 0
         self.prefix_hit_tokens = 0
+        self.disk_hit_tokens = 0
         self._drafted: Counter[int] = Counter()  # by depth: 0 is the guess for the token next to come
         self._accepted: Counter[int] = Counter()
         self._added = 0
@@ -141,6 +142,7 @@ class Scheduler:
             step=self.steps,
             rows=tuple([row_of(sequence, count, tables, max_drafts) for sequence, count in self._planned.items()]),
             spills=tuple(tables.spills),
+            spill_names=tuple(tables.spill_names),
             copies=tuple(tables.copies),
             restores=tuple(tables.restores),
             preempted=tuple(self._preempted),
@@ -238,7 +240,9 @@ class Scheduler:
         self._budget.spend_pages(restored)
         if sequence.preemptions == 0 and not sequence.request.emitted_token_ids:
             sequence.cached_tokens += sequence.computed - before
+            sequence.disk_tokens += restored * self.config.page_tokens
             self.prefix_hit_tokens += sequence.computed - before
+            self.disk_hit_tokens += restored * self.config.page_tokens
         return not more
 
     def _read(self, sequence: Sequence) -> None:

@@ -1,4 +1,4 @@
-"""Which content lies in which slot of the spill file: pages evicted from memory, to be found again by name.
+"""Which content lies in which slot of a file: pages evicted from memory, or kept from it, to be found again by name.
 
 Bookkeeping only; the bytes are engine/spill.py's. A slot's content counts from the moment its writing is planned, and
 is forgotten again should that plan go unanswered (`cancel`). The slot unused for longest is given away, but never one
@@ -61,6 +61,17 @@ class SpillIndex:
         self._slot_of.move_to_end(name)
         self._read.add(slot)
         return slot
+
+    def adopt(self, kept: Iterable[tuple[int, bytes]]) -> None:
+        """Begin with what a file holds from before: (slot, name), the least recently used first."""
+        for slot, name in kept:
+            old = self._slot_of.pop(name, None)
+            if old is not None:
+                del self._name_of[old]
+            self._slot_of[name] = slot
+            self._name_of[slot] = name
+        self._begun = max(self._name_of, default=-1) + 1
+        self._free = [slot for slot in range(self._begun) if slot not in self._name_of]
 
     def settle(self) -> None:
         """The plan was executed."""

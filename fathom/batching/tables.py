@@ -11,7 +11,9 @@ plan is answered: `moved` names the sequences that are to be undone if it is not
 
 from __future__ import annotations
 
-from fathom.batching.pages import PagePool, page_hash, root_hash
+from collections.abc import Iterable
+
+from fathom.batching.pages import PagePool, page_hash, page_names, root_hash
 from fathom.batching.request import Request, Sequence
 from fathom.batching.spill import SpillIndex
 
@@ -26,9 +28,17 @@ class PageTables:
         self.spill = SpillIndex(spill_slots)
         self.copied = 0
         self.spills: list[tuple[int, int]] = []
+        self.spill_names: list[bytes] = []
         self.copies: list[tuple[int, int]] = []
         self.restores: list[tuple[int, int]] = []
         self.moved: dict[Sequence, None] = {}  # in order: a set of objects has none that could be replayed
+        self._keeps = False  # whether all pages should come to lie in the file
+        self._unsaved: dict[bytes, None] = {}  # names of published pages that may not, the oldest first
+
+    def keep(self, kept: Iterable[tuple[int, bytes]]) -> None:
+        """The file outlives the process, and holds this from before: (slot, name), the least recently used first."""
+        self.spill.adopt(kept)
+        self._keeps = True
 
     def pages_for(self, tokens: int) -> int:
         return -(-tokens // self.page_tokens)
@@ -87,8 +97,14 @@ class PageTables:
         """Offer its full computed pages for sharing."""
         full = sequence.computed // self.page_tokens
         for index in range(sequence.published, full):
-            self.pool.publish(sequence.pages[index], self._name(sequence, index))
+            self.offer(sequence.pages[index], self._name(sequence, index))
         sequence.published = max(sequence.published, full)
+
+    def offer(self, page: int, name: bytes) -> None:
+        """Offer one full page for sharing; only its holder can."""
+        self.pool.publish(page, name)
+        if self._keeps and name not in self.spill:
+            self._unsaved[name] = None
 
     # -- pages to write into ---------------------------------------------------------------------------------------
 
@@ -143,13 +159,35 @@ class PageTables:
         self.spill.cancel()
         self._clear()
 
+    def save(self, most: int) -> list[tuple[int, int, bytes]]:
+        """Between two plans: (page, slot, name) of up to `most` pages that no file holds yet, to be written at once.
+
+        Nothing while a plan is unanswered. `settle` the spill index once they are written.
+        """
+        moves: list[tuple[int, int, bytes]] = []
+        while self._unsaved and len(moves) < most and not (self.spills or self.moved):
+            name = next(iter(self._unsaved))
+            del self._unsaved[name]
+            found = self.pool.match((name,))
+            slot = self.spill.write(name) if found else None
+            if slot is not None:
+                moves.append((found[0], slot, name))
+        return moves
+
+    @property
+    def unsaved(self) -> int:
+        """Pages in memory that the next process would have to compute again."""
+        return len(self._unsaved)
+
     def _clear(self) -> None:
-        self.spills, self.copies, self.restores, self.moved = [], [], [], {}
+        self.spills, self.spill_names, self.copies, self.restores, self.moved = [], [], [], [], {}
 
     def _spill(self, page: int, name: bytes) -> None:
+        self._unsaved.pop(name, None)
         slot = self.spill.write(name)
         if slot is not None:
             self.spills.append((page, slot))
+            self.spill_names.append(name)
 
     # -- names -----------------------------------------------------------------------------------------------------
 
@@ -167,7 +205,6 @@ class PageTables:
         return sequence.hashes[index]
 
     def _name_all(self, sequence: Sequence, tokens: int) -> None:
-        size, hashes = self.page_tokens, sequence.hashes
-        for begin in range(len(hashes) * size, tokens - size + 1, size):
-            parent = hashes[-1] if hashes else root_hash(sequence.request.cache_salt, self.numerics)
-            hashes.append(page_hash(parent, sequence.tokens[begin : begin + size]))
+        hashes = sequence.hashes
+        parent = hashes[-1] if hashes else root_hash(sequence.request.cache_salt, self.numerics)
+        hashes += page_names(sequence.tokens[len(hashes) * self.page_tokens : tokens], self.page_tokens, parent)

@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-batch-tokens", type=int, help="tokens computed in a step")
     parser.add_argument("--num-pages", type=int, help="pages of latent cache")
     parser.add_argument("--spill", metavar="PATH", help="a free name for a file that keeps pages evicted from memory")
-    parser.add_argument("--spill-gb", type=float, metavar="N", help="the most it may hold, in GB (default: 8)")
+    parser.add_argument("--cache-dir", metavar="DIR", help="a folder that keeps pages for the next start too")
+    parser.add_argument("--spill-gb", type=float, metavar="N", help="the most either may hold, in GB (default: 8)")
     parser.add_argument("--max-queued", type=int, default=256, help="sequences that may wait (default: %(default)s)")
     add_engine_options(parser)
     add_host_options(parser)
@@ -120,6 +121,7 @@ def configured(args: argparse.Namespace) -> ServeConfig:
         "num_pages": args.num_pages,
         "spill_path": args.spill,
         "spill_bytes": _bytes(args.spill_gb),
+        "cache_dir": None if args.cache_dir is None else str(Path(args.cache_dir).resolve()),
     }
     settings |= {name: value for name, value in given.items() if value is not None}
     if (hosts := hosts_of(args)) is not None:

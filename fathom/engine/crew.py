@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 
+import msgspec
+
 from fathom.batching.plan import Plan, Sampled
 from fathom.engine import orders
 from fathom.engine.join import spawn
@@ -30,8 +32,9 @@ from fathom.errors import ConfigError, InputError, WorkerError
 from fathom.layout import Layout
 from fathom.layout.placement import Placement
 from fathom.model import PackedTransformer
+from fathom.ops.shared import make_room
 from fathom.parallel.control import Desk, Link
-from fathom.parallel.groups import free_port, talk_over
+from fathom.parallel.groups import free_port, rooms_on, talk_over
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +80,11 @@ class CrewConfig:
 
     @property
     def threads_each(self) -> int:
-        return self.threads or max(1, (os.cpu_count() or 1) // self.here)
+        return self.threads or max(1, _processors() // self.here)
+
+
+def _processors() -> int:
+    return os.cpu_count() or 1
 
 
 class Crew:
@@ -98,6 +105,7 @@ class Crew:
         self._lock, self._report, self._leaving = threading.Lock(), "", False
         self._part: Part | None = None
         self._number, self._prepared = 0, set[int]()
+        self._rooms: dict[str, int] = {}
 
     @staticmethod
     def start(config: CrewConfig) -> Crew:
@@ -208,6 +216,9 @@ class Crew:
             process.wait()
         for link in self._links.values():
             link.close()
+        for room in self._rooms.values():
+            os.close(room)
+        self._rooms = {}
         if self._part is not None:
             self._part.close()
 
@@ -217,9 +228,11 @@ class Crew:
         config = self.config
         token = config.token or secrets.token_hex(16)
         desk = Desk(config.host, token, config.port)
+        sizes = {name: len(ranks) for name, ranks in rooms_on(self.layout, config.here).items()}
+        self._rooms = {name: room for name, size in sizes.items() if (room := make_room(size)) is not None}
         try:
             for rank in range(1, config.here):
-                self._processes[rank] = spawn(config.host, desk.port, rank, token)
+                self._processes[rank] = spawn(config.host, desk.port, rank, token, tuple(self._rooms.values()))
             self._links = desk.assemble(self.layout.world_size, config.start_s, self._check_processes)
         finally:
             desk.close()
@@ -230,9 +243,11 @@ class Crew:
             model=str(config.model), layout=(self.layout.pp, self.layout.dp, self.layout.tp, self.layout.ep),
             host=config.host, port=free_port(config.host), timeout_s=config.timeout_s, bits=str(config.bits),
             threads=config.threads_each, load=config.load, mtp=config.mtp,
-            redundant=config.redundant,
+            redundant=config.redundant, rooms=self._rooms, cores=config.threads_each * config.here <= _processors(),
         )  # fmt: skip
-        self._order(order)
+        apart = msgspec.structs.replace(order, rooms={}, cores=False)
+        for rank, link in self._links.items():
+            link.send(orders.pack(order if rank in self._processes else apart))
         try:
             self._part = Part(order, 0, self._place, config.threads_each)
         except RuntimeError as error:
@@ -301,6 +316,8 @@ class Crew:
             first = not self._report
             if first:
                 self._report = f"{reason}; {self._whereabouts()}"
+        if first and self._part is not None:
+            self._part.give_up()
         if first and not self._leaving:
             self.on_lost(self._report)
         return WorkerError(self._report)

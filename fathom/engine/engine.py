@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import zip_longest
 from time import perf_counter
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from fathom.batching.scheduler import Scheduler
 from fathom.batching.steptime import StepTime
 from fathom.engine.balance import Balancer
 from fathom.engine.crew import Crew
+from fathom.engine.kept import KeptFile
 from fathom.engine.lane import Lane, Lanes
 from fathom.engine.load import pages_that_fit, read_bits, read_load, read_numerics
 from fathom.engine.record import StepLog, StepRecord
@@ -33,9 +35,12 @@ from fathom.engine.replay import describe_engine
 from fathom.engine.runner import Runner
 from fathom.engine.spec_policy import SpecPolicy, read_spec
 from fathom.engine.spill import LostPages, SpillFile
+from fathom.engine.transfer import PageStore, page_format
 from fathom.errors import ConfigError, RequestError
 from fathom.layout.load import Rebalance
 from fathom.model import LatentCache, Model
+
+SAVED_AT_ONCE = 16  # pages; a request that arrives meanwhile waits for them
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,10 @@ class EngineConfig:
             contexts. bits, threads, numerics, load: as `load_model` has them, for a model loaded by name; bits sets the
             width of the cached latents then. record: path of a step log; None keeps none.
             spill_path: a free name on a fast disk for the file that keeps pages evicted from memory, up to
-            `spill_bytes`; None keeps none. spec: tokens to guess per sequence and step with the model's MTP module: 1
-            to 4, off, or auto for as many as pay (none without one). eplb: whether the experts of a crew follow their
+            `spill_bytes`; None keeps none. cache_dir: instead, a folder that keeps them for later processes with the
+            same model too; not with `record`, which tells of a cache that began empty. spec: tokens to guess per
+            sequence and step with the model's MTP module: 1 to 4, off, or auto for as many as pay (none without one).
+            eplb: whether the experts of a crew follow their
             load, looked at every `eplb_every` steps.
     """
 
@@ -63,6 +70,7 @@ class EngineConfig:
     record: str | None = None
     max_stretch: float = SchedulerConfig.max_stretch
     spill_path: str | None = None
+    cache_dir: str | None = None
     spill_bytes: int = 8 * 10**9
     spec: str | int = "auto"
     eplb: Literal["off", "auto", "manual"] = "off"
@@ -75,6 +83,12 @@ class EngineConfig:
         read_load(self.load)
         if not 0.0 < self.memory_fraction <= 1.0:
             raise ConfigError(f"memory_fraction is {self.memory_fraction}; it must be above 0 and at most 1.")
+        for name in ("spill_path", "record"):
+            if self.cache_dir is not None and getattr(self, name) is not None:
+                raise ConfigError(
+                    f"cache_dir is {self.cache_dir} and {name} is {getattr(self, name)}; only one of them can be "
+                    "given. Leave one out."
+                )
 
     @property
     def loading(self) -> dict[str, Any]:
@@ -92,8 +106,9 @@ class EngineConfig:
 class EngineStats:
     """The engine now, and its counts since it began. step_s: duration of the latest step [s].
 
-    copied_pages were shared by siblings until one wrote into them; spilled_pages went to the spill file, restored_pages
-    came back from it, lost_pages would have, but were damaged.
+    prefix_hit_tokens were found, not computed; disk_hit_tokens are those of them that a file gave back. copied_pages
+    were shared by siblings until one wrote into them; spilled_pages went to the file, restored_pages came back from it,
+    lost_pages would have, but were damaged.
     drafted_by_depth, accepted_by_depth: guesses that were verified, and those that were right: first the ones for the
     token next to come, then for the one after it, and so on.
     """
@@ -115,6 +130,7 @@ class EngineStats:
     step_s: float
     drafted_by_depth: tuple[int, ...] = ()
     accepted_by_depth: tuple[int, ...] = ()
+    disk_hit_tokens: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -141,8 +157,8 @@ class Engine:
                 model.config, limits.num_pages, limits.page_tokens, dtype=model.compute_dtype, device=model.device,
                 mtp=mtp,
             )  # fmt: skip
-            if self.config.spill_path is not None:
-                spill = SpillFile(self.config.spill_path, self.config.spill_bytes, cache)
+            spill = self._spill_file(cache)
+            if spill is not None:
                 limits = replace(limits, spill_slots=spill.num_slots)
             self.runner = Runner(model, cache, spill)
         self.cache, ends = self.runner.cache, tuple(eos_token_ids)
@@ -150,12 +166,19 @@ class Engine:
         if crew is not None and self.config.eplb != "off":
             self.balancer = Balancer(crew, Rebalance(self.config.eplb, every=self.config.eplb_every))
         self.lanes = Lanes([Lane(limits, ends, drafts) for _ in range(1 if crew is None else crew.lanes)])
+        if isinstance(spill, KeptFile):
+            self.scheduler.tables.keep(spill.kept())
         self._log: StepLog | None = None
         if self.config.record:
             self._log = StepLog(self.config.record, describe_engine(model, self.cache, limits))
         self.step_s = 0.0
         self._computed_tokens = 0
         self._sampled_tokens = 0
+
+    @cached_property
+    def pages(self) -> PageStore | None:
+        """Its pages by name, to be given to other engines and taken from them; None for a crew, which divides them."""
+        return PageStore(self) if self.crew is None else None
 
     @property
     def scheduler(self) -> Scheduler:
@@ -238,6 +261,17 @@ class Engine:
             self.balancer.after_step(sum(plan.num_tokens for plan in plans), self.step_s)
         return outputs
 
+    def save_pages(self, most: int = SAVED_AT_ONCE) -> bool:
+        """Write up to `most` pages that are only in memory to the cache folder; whether more are left.
+
+        For moments without work: then they are there for the next process, and need no writing once they are evicted.
+        """
+        tables = self.scheduler.tables
+        if moves := tables.save(most):
+            self.runner.write_spills([move[:2] for move in moves], [name for _, _, name in moves])
+            tables.spill.settle()
+        return bool(moves) and tables.unsaved > 0
+
     def _execute(self) -> tuple[Plan, list[Sampled]]:
         """The next plan, carried out and timed; planned again as long as it relies on pages that prove lost."""
         lane = self.lanes.lanes[0]
@@ -275,6 +309,7 @@ class Engine:
             steps=max(s.steps for s in schedulers),
             preemptions=sum(s.preemptions for s in schedulers),
             prefix_hit_tokens=sum(s.prefix_hit_tokens for s in schedulers),
+            disk_hit_tokens=sum(s.disk_hit_tokens for s in schedulers),
             evictions=sum(s.pool.evictions for s in schedulers),
             copied_pages=sum(s.tables.copied for s in schedulers),
             spilled_pages=sum(s.tables.spill.spilled for s in schedulers),
@@ -286,6 +321,15 @@ class Engine:
             drafted_by_depth=_added(s.drafted_by_depth for s in schedulers),
             accepted_by_depth=_added(s.accepted_by_depth for s in schedulers),
         )
+
+    def _spill_file(self, cache: LatentCache) -> SpillFile | None:
+        """The file beside the memory, should there be one."""
+        config = self.config
+        if config.spill_path is not None:
+            return SpillFile(config.spill_path, config.spill_bytes, cache)
+        if config.cache_dir is not None:
+            return KeptFile(config.cache_dir, config.spill_bytes, cache, page_format(self.model, cache))
+        return None
 
     def _limits(self, model: Model, *, mtp: bool) -> SchedulerConfig:
         config = self.config
@@ -322,7 +366,7 @@ def _added(counts: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
 
 def _check_crew(config: EngineConfig) -> None:
     """Raise ConfigError for what several ranks do not do."""
-    for name in ("record", "spill_path"):
+    for name in ("record", "spill_path", "cache_dir"):
         if getattr(config, name) is not None:
             raise ConfigError(f"{name} is {getattr(config, name)!r}; a layout of several ranks has none. Leave it out.")
     if config.numerics != "exact":

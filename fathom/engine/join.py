@@ -18,13 +18,17 @@ QUICK_S, QUICK_DEATHS = 5.0, 5  # a rank that dies so soon, so often, will not g
 PAUSE_S = 0.2
 
 
-def spawn(host: str, port: int, rank: int, token: str) -> subprocess.Popen[bytes]:
-    """One rank as a process of its own, which finds its leader at `host` and `port`.
+def spawn(
+    host: str, port: int, rank: int, token: str, descriptors: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """One rank as a process of its own, which finds its leader at `host` and `port` and inherits `descriptors`.
 
     Its standard output goes to our standard error; Ctrl-C in the terminal does not reach it.
     """
-    command = [*RANK, host, str(port), str(rank)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=2, start_new_session=True)
+    process = subprocess.Popen(
+        [*RANK, host, str(port), str(rank)], stdin=subprocess.PIPE, stdout=2, start_new_session=True,
+        pass_fds=tuple(descriptors),
+    )  # fmt: skip
     assert process.stdin is not None, "it was asked for"
     process.stdin.write(f"{token}\n".encode())
     process.stdin.close()

@@ -23,8 +23,9 @@ class Load(Order, frozen=True, tag="load"):
     """Load a part of a model.
 
     Fields: layout: pp, dp, tp, ep. host, port: where tensors' connections are arranged. timeout_s: the longest that a
-            rank waits for another in the middle of a step. redundant: copies of experts per layer. The others: as
-            `load_model` has them.
+            rank waits for another in the middle of a step. redundant: copies of experts per layer. rooms: memory shared
+            with other ranks of the leader's host, as inherited descriptors (parallel/groups.py); cores: whether each of
+            these ranks has a core of its own. The others: as `load_model` has them.
     """
 
     model: str
@@ -37,6 +38,8 @@ class Load(Order, frozen=True, tag="load"):
     load: str = "map"
     mtp: bool | None = None
     redundant: int = 0
+    rooms: dict[str, int] = {}
+    cores: bool = False
 
 
 class Open(Order, frozen=True, tag="open"):

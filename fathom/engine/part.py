@@ -17,7 +17,7 @@ from fathom.layout.rows import held
 from fathom.model import PackedTransformer
 from fathom.ops.packed import Weights
 from fathom.parallel.comm import Ranks
-from fathom.parallel.groups import Meeting, joined
+from fathom.parallel.groups import Groups, Meeting, joined
 
 
 class Place:
@@ -43,18 +43,24 @@ class Part:
         """Raises: FathomError: it cannot be loaded. RuntimeError: a peer did not come."""
         self.rank, self.place, self.threads = rank, place, threads
         self._open = ExitStack()
+        self._groups: Groups | None = None
         place.note("load")
         layout, started_s = Layout(*order.layout), monotonic()
 
         def meet(shard: Shard) -> Ranks:
             place.note("meet")
-            meeting = Meeting(order.host, order.port, order.timeout_s)
-            return Ranks(shard, self._open.enter_context(joined(shard, meeting)), place.note)
+            meeting = Meeting(order.host, order.port, order.timeout_s, order.cores)
+            self._groups = self._open.enter_context(joined(shard, meeting, order.rooms))
+            return Ranks(shard, self._groups, place.note)
 
-        self.model: PackedTransformer = load_part(
-            order.model, layout, rank, meet, bits=order.bits, threads=threads, load=order.load, mtp=order.mtp,
-            redundant=order.redundant,
-        )
+        try:
+            self.model: PackedTransformer = load_part(
+                order.model, layout, rank, meet, bits=order.bits, threads=threads, load=order.load, mtp=order.mtp,
+                redundant=order.redundant,
+            )
+        except BaseException:
+            self._open.close()  # a process has one default group: whoever tries again needs a new one
+            raise
         self.load_s = monotonic() - started_s
         self.runner: Runner | None = None
         self._order = order
@@ -125,6 +131,11 @@ class Part:
 
     def _held(self, layer: int) -> Sequence[int]:
         return held(self.shard, layer, self.placements)
+
+    def give_up(self) -> None:
+        """Wait for no peer any more; from any thread."""
+        if self._groups is not None:
+            self._groups.give_up()
 
     def close(self) -> None:
         self._open.close()

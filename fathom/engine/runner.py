@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
+from itertools import repeat
 from time import perf_counter
 
 import torch
@@ -86,8 +88,7 @@ class Runner:
     def _move(self, plan: Plan) -> None:
         """Move whole pages as the plan says: out to the spill file, within the cache, back from the file."""
         self.restore_s = 0.0
-        for page, slot in plan.spills:
-            self._spill_file.write(page, slot)
+        self.write_spills(plan.spills, plan.spill_names)
         if plan.copies:
             self.cache.copy_pages(plan.copies)
         if plan.restores:
@@ -96,6 +97,11 @@ class Runner:
             self.restore_s = perf_counter() - started
             if lost:
                 raise LostPages(lost)
+
+    def write_spills(self, spills: Sequence[tuple[int, int]], names: Sequence[bytes]) -> None:
+        """Write pages to slots of the file: what a plan says, or what gives way between two plans."""
+        for (page, slot), name in zip(spills, names or repeat(b""), strict=False):
+            self._spill_file.write(page, slot, name)
 
     @property
     def _spill_file(self) -> SpillFile:

@@ -29,7 +29,7 @@ def bounds(shard: Shard, along: str) -> tuple[int, ...]:
     """Where each rank's part begins and the last one's ends, tp + 1 numbers: heads, or rows in whole blocks."""
     total, unit = _sizes(shard.config)[along]
     parts = [share(-(-total // unit), shard.tp_size, rank) for rank in range(shard.tp_size)]
-    return (*(part.start * unit for part in parts), total)
+    return (*(min(part.start * unit, total) for part in parts), total)  # some may get none
 
 
 def owned(name: str, shard: Shard) -> tuple[int, int, int] | None:

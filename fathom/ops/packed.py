@@ -86,6 +86,11 @@ class PackedModel(Protocol):
     name: str
     threads: int
 
+    @property
+    def peers_s(self) -> float:
+        """Time spent so far in which peers were asked, the wait for later ones included [s]."""
+        ...
+
     def forward(
         self, ids: Tensor, positions: Tensor, lengths: Sequence[int], table: Tensor, latent: Tensor, rope: Tensor,
         *, module: int = -1, before: Tensor | None = None, chosen: Tensor | None = None,

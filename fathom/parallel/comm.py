@@ -1,4 +1,4 @@
-"""One rank's peers over torch.distributed: `fathom.ops.packed.Peers`.
+"""One rank's peers: `fathom.ops.packed.Peers` over the groups that it is in.
 
 A forward of an MoE layer costs an all-gather of expert ids (tokens x top_k numbers), an all-to-all of the rows that
 chose experts elsewhere, once for each rank they go to, and an all-to-all of what each expert gave, unsummed: the sender
@@ -18,9 +18,7 @@ from torch import Tensor
 
 from fathom.layout import Shard
 from fathom.layout.placement import Placement
-from fathom.parallel.groups import Group, Groups
-
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name until torch 2.12
+from fathom.parallel.groups import Groups
 
 
 class Ranks:
@@ -72,7 +70,7 @@ class Ranks:
             return 0
         self._ask("begin", -1)
         own = torch.tensor([_share(tokens, self.shard.tp_size, self.shard.tp_rank)])
-        self._counts = _gathered(own, self.shard.ep_size, group).flatten().tolist()
+        self._counts = group.gather(own).flatten().tolist()
         return sum(self._counts)
 
     def columns(self, x: Tensor, places: tuple[int, ...]) -> None:
@@ -82,7 +80,7 @@ class Ranks:
         widest = max(end - begin for begin, end in zip(places, places[1:], strict=False))
         own = x.new_zeros(x.shape[0], widest)
         own[:, : places[rank + 1] - places[rank]] = x[:, places[rank] : places[rank + 1]]
-        parts = _gathered(own, size, group)
+        parts = group.gather(own)
         for other in range(size):
             if other != rank:
                 x[:, places[other] : places[other + 1]] = parts[other, :, : places[other + 1] - places[other]]
@@ -94,7 +92,7 @@ class Ranks:
         places = [len(x) * other // size for other in range(size + 1)]
         own = x.new_zeros(-(-len(x) // size), x.shape[1])
         own[: places[rank + 1] - places[rank]] = x[places[rank] : places[rank + 1]]
-        parts = _gathered(own, size, group)
+        parts = group.gather(own)
         for other in range(size):
             if other != rank:
                 x[places[other] : places[other + 1]] = parts[other, : places[other + 1] - places[other]]
@@ -108,7 +106,7 @@ class Ranks:
         table, counts = self._tables.get(layer, self._even), self._counts
         mine = ids.new_zeros(max(counts), ids.shape[1])
         mine[: len(ids)] = ids
-        everyone = _gathered(mine, size, group)
+        everyone = group.gather(mine)
         chosen = torch.cat([everyone[source, :count] for source, count in enumerate(counts)])
         load = torch.bincount(chosen.flatten(), minlength=self.shard.config.n_routed_experts)
         self.load[layer] = self.load[layer] + load if layer in self.load else load
@@ -121,7 +119,7 @@ class Ranks:
         comes = (owner == rank).any(1)
         incoming = [int(comes[places[s] : places[s + 1]].sum()) for s in range(size)]
         arrived = sum(incoming)
-        _exchange(room[:arrived], x[goes.T.nonzero()[:, 1]], incoming, goes.sum(0).tolist(), group)
+        group.exchange(room[:arrived], x[goes.T.nonzero()[:, 1]], incoming, goes.sum(0).tolist())
 
         token, at = (owner == rank).nonzero(as_tuple=True)
         self._results(owner, ours, places, token)
@@ -132,7 +130,7 @@ class Ranks:
         group = self.groups.ep
         assert group is not None, "experts are divided among several ranks"
         back = given.new_empty(self.pairs[1], given.shape[1])
-        _exchange(back, given, self._back, self._forth, group)
+        group.exchange(back, given, self._back, self._forth)
         due[self._order] = back
 
     # -- how -------------------------------------------------------------------------------------------------------
@@ -176,17 +174,3 @@ def _share(tokens: int, size: int, rank: int) -> int:
     """How many of the tokens a rank asks experts for: as kernels divide them."""
     return tokens * (rank + 1) // size - tokens * rank // size
 
-
-def _gathered(own: Tensor, size: int, group: Group) -> Tensor:
-    """Everybody's tensor, by rank [size, ...]."""
-    out = own.new_empty(size * own.shape[0], *own.shape[1:])
-    _all_gather(out, own, group=group)
-    return out.view(size, *own.shape)
-
-
-def _exchange(to: Tensor, rows: Tensor, incoming: list[int], outgoing: list[int], group: Group) -> None:
-    """Rows by receiver go out, rows by sender come in."""
-    into = to if to.is_contiguous() else torch.empty_like(to, memory_format=torch.contiguous_format)
-    dist.all_to_all_single(into, rows.contiguous(), incoming, outgoing, group=group)
-    if into is not to:
-        to.copy_(into)

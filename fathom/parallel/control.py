@@ -15,6 +15,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic, sleep
 
 from fathom.errors import WorkerError
@@ -50,6 +51,8 @@ class Link:
         return self._read(size)
 
     def close(self) -> None:
+        with suppress(OSError):  # wakes whoever is receiving, which closing alone does not
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     @property
@@ -90,14 +93,25 @@ class Desk:
         Raises: WorkerError: not all did within the timeout; it says who is missing.
         """
         links: dict[int, Link] = {}
+        try:
+            self._wait_for(links, size, timeout_s, check)
+        except BaseException:
+            for link in links.values():
+                link.close()
+            raise
+        return links
+
+    def close(self) -> None:
+        self._listening.close()
+
+    def _wait_for(self, links: dict[int, Link], size: int, timeout_s: float, check: Callable[[], None]) -> None:
+        """Fill `links` as ranks come."""
         until = monotonic() + timeout_s
         self._listening.settimeout(0.2)
         while len(links) < size - 1:
             check()
             if monotonic() > until:
                 missing = ", ".join(str(rank) for rank in range(1, size) if rank not in links)
-                for link in links.values():
-                    link.close()
                 raise WorkerError(f"rank {missing} did not come within {timeout_s:g} s; start it, or look at its log")
             try:
                 connection, _ = self._listening.accept()
@@ -108,10 +122,6 @@ class Desk:
                 connection.close()
                 continue
             links[rank] = Link(connection)
-        return links
-
-    def close(self) -> None:
-        self._listening.close()
 
     def _greet(self, connection: socket.socket, patience_s: float) -> int | None:
         """The rank that a connection is of; None if it does not know the token."""

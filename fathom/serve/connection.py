@@ -30,6 +30,10 @@ class Gone(Exception):
     """The front is no longer there."""
 
 
+class Wake:
+    """No frame: a thread of the worker itself says that there is something to do."""
+
+
 class Connection:
     """Frames in, by a thread of its own; frames out, each of them whole.
 
@@ -38,7 +42,7 @@ class Connection:
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self.inbox: queue.SimpleQueue[messages.ToWorker | messages.Failed | None] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[messages.ToWorker | messages.Failed | Wake | None] = queue.SimpleQueue()
         self.stepping_since: float | None = None
         self._socket = sock
         self._sending = threading.Lock()
@@ -63,7 +67,7 @@ class Connection:
         self.close()
         self.inbox.put(None)
 
-    def next(self) -> messages.ToWorker | messages.Failed:
+    def next(self) -> messages.ToWorker | messages.Failed | Wake:
         """The next message. Raises: Gone: there will be none."""
         message = self.inbox.get()
         if message is None:

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any
 
 import msgspec
@@ -337,6 +337,8 @@ def summed(all_stats: Sequence[messages.Stats]) -> messages.Stats:
         values = [getattr(stats, name) for stats in all_stats]
         if isinstance(values[0], tuple):
             total[name] = tuple(sum(depth) for depth in zip_longest(*values, fillvalue=0))
+        elif isinstance(values[0], dict):
+            total[name] = {key: sum(each.get(key, 0) for each in values) for key in dict.fromkeys(chain(*values))}
         else:
             total[name] = sum(values)
     return messages.Stats(**total)

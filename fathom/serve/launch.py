@@ -33,7 +33,7 @@ BACKLOG = 2048
 
 ENGINE = (
     "threads", "max_sequences", "max_batch_tokens", "num_pages", "bits", "numerics", "load", "spec", "spill_path",
-    "spill_bytes", "beat_s", "silent_beats", "longest_step_s", "ranks",
+    "spill_bytes", "cache_dir", "beat_s", "silent_beats", "longest_step_s", "ranks",
 )  # fmt: skip
 """Fields of a ServeConfig that are the engines' business; they have the same names in Hello."""
 
@@ -62,6 +62,7 @@ class ServeConfig:
     spec: str | None = None
     spill_path: str | None = None
     spill_bytes: int | None = None
+    cache_dir: str | None = None
     pools: tuple[Pool, ...] = (Pool(),)
     router: RouterConfig = field(default_factory=RouterConfig)
     workers: tuple[str, ...] = ()

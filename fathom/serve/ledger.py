@@ -24,7 +24,7 @@ SUSPECT_AFTER = 2  # crashes
 MAX_SETBACKS = 8  # failed steps, before a request ends with what failed
 TRIAL_OUTPUTS = 2
 """Outputs with tokens that acquit a suspect. The step that crashed was the one after the last output; where tokens are
-sent in bundles (worker.Gathering) the second output holds a whole bundle, so it lies behind that step too."""
+sent in bundles (gathering.py) the second output holds a whole bundle, so it lies behind that step too."""
 
 Event = Output | FathomError
 
@@ -68,6 +68,7 @@ class Pending:
     emitted: list[int] = field(default_factory=list)
     read_tokens: int = 0
     cached_tokens: int = 0
+    disk_tokens: int = 0
     crashes: list[Crash] = field(default_factory=list)
     failed_on: set[str] = field(default_factory=set)
     sends: int = 0
@@ -89,7 +90,7 @@ class Pending:
     def take(self, output: Output) -> Output:
         """An output as its reader gets it: with its own name, and counts that go on where the last worker left off."""
         if not self.emitted:
-            self.cached_tokens = output.cached_tokens
+            self.cached_tokens, self.disk_tokens = output.cached_tokens, output.disk_tokens
         if output.read_tokens > self.read_tokens:
             self.read_tokens = output.read_tokens
         if output.token_ids:
@@ -98,8 +99,9 @@ class Pending:
         if self.sends == 1 and output.cached_tokens == self.cached_tokens:
             return output  # its first life: all is as it should be
         return msgspec.structs.replace(
-            output, request_id=self.request.id, read_tokens=self.read_tokens, cached_tokens=self.cached_tokens
-        )
+            output, request_id=self.request.id, read_tokens=self.read_tokens, cached_tokens=self.cached_tokens,
+            disk_tokens=self.disk_tokens,
+        )  # fmt: skip
 
     def give(self, event: Event, step_s: float = 0.0) -> None:
         """Let its reader know."""

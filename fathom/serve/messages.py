@@ -53,9 +53,10 @@ class Ranks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 class Hello(Message, frozen=True, tag="hello"):
     """The first frame: which model to load, and the limits the engine shall keep. None: the engine's own default.
 
-    Fields: layout: pp, dp, tp and ep of the ranks behind the worker; None is one rank. ranks: more about them. beat_s:
-            time between two Pings [s]. silent_beats: how many of them may go by without a word. longest_step_s: a step
-            that takes longer hangs [s].
+    Fields: cache_dir: a folder that keeps pages for the next process. transfer: HOST:PORT at which other workers reach
+            this one and fetch pages; None: they cannot. layout: pp, dp, tp and ep of the ranks behind the worker; None
+            is one rank. ranks: more about them. beat_s: time between two Pings [s]. silent_beats: how many of them may
+            go by without a word. longest_step_s: a step that takes longer hangs [s].
     """
 
     model: str
@@ -69,6 +70,8 @@ class Hello(Message, frozen=True, tag="hello"):
     spec: str | None = None
     spill_path: str | None = None
     spill_bytes: int | None = None
+    cache_dir: str | None = None
+    transfer: str | None = None
     layout: tuple[int, int, int, int] | None = None
     ranks: Ranks | None = None
     beat_s: float = 1.0
@@ -156,7 +159,9 @@ class Refused(Message, frozen=True, tag="refused"):
 class Stats(Message, frozen=True, tag="stats"):
     """The engine's state, a few times a second while it works and once when it falls idle.
 
-    Fields: see EngineStats. slots_used: pages that lie in the spill file.
+    Fields: see EngineStats. slots_used: pages that lie in the spill file, or in the cache folder. leases: by state, how
+            many came to be in it; `live`, now. fetched_pages: taken in from other workers; failed_fetches: prompts
+            whose pages did not all come.
     """
 
     running: int = 0
@@ -172,6 +177,10 @@ class Stats(Message, frozen=True, tag="stats"):
     slots_used: int = 0
     drafted_by_depth: tuple[int, ...] = ()
     accepted_by_depth: tuple[int, ...] = ()
+    leases: dict[str, int] = {}
+    leased_pages: int = 0
+    fetched_pages: int = 0
+    failed_fetches: int = 0
 
 
 class Failed(Message, frozen=True, tag="failed"):

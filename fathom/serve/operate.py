@@ -83,9 +83,11 @@ async def metrics(http: HttpRequest) -> Response:
     series, stats = front.metrics, front.client.stats
     for name in (
         "running", "waiting", "pages_used", "pages_total", "preemptions", "copied_pages", "spilled_pages",
-        "restored_pages", "lost_pages", "slots_used",
+        "restored_pages", "lost_pages", "slots_used", "leased_pages", "fetched_pages", "failed_fetches",
     ):  # fmt: skip
         getattr(series, name).set(getattr(stats, name))
+    for state, count in stats.leases.items():
+        series.leases.set(count, state=state)
     series.drafted.set(sum(stats.drafted_by_depth))
     series.accepted.set(sum(stats.accepted_by_depth))
     for position, count in enumerate(stats.accepted_by_depth):

@@ -2,6 +2,7 @@
 
     reasoning_content, reasoning     the thinking, twice the same text: DeepSeek's clients read one, OpenRouter's one
     prompt_cache_hit/miss_tokens     DeepSeek's names for what prompt_tokens_details.cached_tokens says
+    prompt_tokens_details.disk_tokens    ours: those of the cached tokens that a file gave back
     accepted/rejected_prediction_tokens  OpenAI's names, for tokens that the engine guessed ahead
     timings                          llama.cpp's shape, plus queued_ms and time_to_first_token_ms
     fathom                           ours: where the request stands, see `progress`
@@ -61,14 +62,15 @@ class Frame:
 
 def usage(exchange: Exchange) -> dict[str, Any]:
     """Token counts, from token ids, never by tokenising text again. Siblings share a prompt: it counts once."""
-    prompts = {choice.request.prompt_token_ids: choice.cached_tokens for choice in reversed(exchange.choices)}
-    prompt, cached = sum(map(len, prompts)), sum(prompts.values())
+    firsts = {choice.request.prompt_token_ids: choice for choice in reversed(exchange.choices)}
+    prompt, cached = sum(map(len, firsts)), sum(choice.cached_tokens for choice in firsts.values())
+    disk = sum(choice.disk_tokens for choice in firsts.values())
     output = exchange.output_tokens
     return {
         "prompt_tokens": prompt,
         "completion_tokens": output,
         "total_tokens": prompt + output,
-        "prompt_tokens_details": {"cached_tokens": cached},
+        "prompt_tokens_details": {"cached_tokens": cached, "disk_tokens": disk},
         "completion_tokens_details": {
             "reasoning_tokens": sum(c.reasoning_tokens for c in exchange.choices),
             "accepted_prediction_tokens": sum(c.accepted_drafts for c in exchange.choices),

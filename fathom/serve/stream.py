@@ -63,6 +63,7 @@ class Choice:
         self.token_ids: list[int] = []
         self.read_tokens = 0
         self.cached_tokens = 0
+        self.disk_tokens = 0
         self.accepted_drafts = 0
         self.rejected_drafts = 0
         self.finish_reason: str | None = None
@@ -91,6 +92,7 @@ class Choice:
         engine would not have made them.
         """
         self.read_tokens, self.cached_tokens = output.read_tokens, output.cached_tokens
+        self.disk_tokens = output.disk_tokens
         self.accepted_drafts += output.accepted_drafts
         self.rejected_drafts += output.rejected_drafts
         delta = Delta(self.index)
@@ -253,7 +255,8 @@ class Exchange:
         metrics, clock = self._metrics, self.clock
         metrics.finished.add(1, reason=choice.finish_reason or "abort")
         metrics.prompt_tokens.add(len(choice.request.prompt_token_ids))
-        metrics.cached_tokens.add(choice.cached_tokens)
+        metrics.cached_tokens.add(choice.cached_tokens - choice.disk_tokens, tier="memory")
+        metrics.cached_tokens.add(choice.disk_tokens, tier="disk")
         metrics.output_tokens.add(len(choice.token_ids))
         metrics.reasoning_tokens.add(choice.reasoning_tokens)
         if self._open or clock.first_token is None or clock.last_token is None:

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,13 +33,15 @@ from fathom.batching.scheduler import Scheduler
 from fathom.errors import EngineError, FathomError, RequestError, WorkerError
 from fathom.layout import Layout
 from fathom.serve import messages
-from fathom.serve.connection import Connection, Door, Gone
+from fathom.serve.connection import Connection, Door, Gone, Wake
+from fathom.serve.exchange import PageExchange, Store, read_address
+from fathom.serve.gathering import Gathering
 from fathom.serve.secret import read_secret
 
 log = logging.getLogger(__name__)
 
 STATS_EVERY_S = 0.25
-GATHERED_TOKENS = 32  # of a request that nobody watches, sent as one
+SAVING_S = 2.0  # before leaving; less than RestartPolicy.goodbye_s, after which the front ends this process
 PROBE_BYTES = 1 << 20  # enough of a file's ends to tell two trainings apart, little enough for 700 GB
 
 
@@ -55,13 +57,16 @@ class Steps(Protocol):
     @property
     def running(self) -> Sequence[str]: ...
 
-    def stats(self) -> Any: ...
-
     def add(self, request: Request) -> None: ...
 
     def abort(self, request_id: str) -> object: ...
 
     def step(self) -> Sequence[Output]: ...
+
+    def save_pages(self) -> bool: ...
+
+    @property
+    def pages(self) -> Store | None: ...
 
     def watch(self, on_lost: Callable[[str], None]) -> None: ...
 
@@ -71,84 +76,44 @@ class Steps(Protocol):
 Load = Callable[[messages.Hello], tuple[Steps, messages.Ready]]
 
 
-class Gathering:
-    """Outputs of requests whose reader waits for the end, put together after the first token.
-
-    Each frame costs the front time, which it takes from an engine that has all cores.
-    """
-
-    def __init__(self) -> None:
-        self._parts: dict[str, list[Output] | None] = {}  # not sent yet; None: not even the first token has come
-
-    def begin(self, requests: Sequence[Request]) -> None:
-        """Nobody watches these as they grow."""
-        self._parts |= dict.fromkeys(request.id for request in requests)
-
-    def end(self, request_id: str) -> None:
-        """It was stopped, or refused."""
-        self._parts.pop(request_id, None)
-
-    def pass_on(self, outputs: Sequence[Output]) -> list[Output]:
-        """What is to be sent after a step that gave these."""
-        return [due for output in outputs if (due := self._take(output)) is not None]
-
-    def _take(self, output: Output) -> Output | None:
-        if output.request_id not in self._parts:
-            return output
-        parts = self._parts[output.request_id]
-        if output.finish_reason is not None:
-            self.end(output.request_id)
-        elif parts is None:
-            self._parts[output.request_id] = [] if output.token_ids else None
-        elif sum(len(part.token_ids) for part in (*parts, output)) < GATHERED_TOKENS:
-            parts.append(output)
-            return None
-        else:
-            self._parts[output.request_id] = []
-        return joined([*parts, output]) if parts else output
-
-
-def joined(parts: Sequence[Output]) -> Output:
-    """Outputs of one request that follow each other, as one."""
-    return msgspec.structs.replace(
-        parts[-1],
-        token_ids=tuple(chain.from_iterable(part.token_ids for part in parts)),
-        logprobs=tuple(chain.from_iterable(part.logprobs for part in parts)),
-        accepted_drafts=sum(part.accepted_drafts for part in parts),
-        rejected_drafts=sum(part.rejected_drafts for part in parts),
-    )
-
-
 def serve(sock: socket.socket, load: Load) -> int:
     """Serve the front that started this process, and leave when it does; returns the exit code."""
     connection = Connection(sock)
     threading.Thread(target=_read, args=(connection,), name="socket reader", daemon=True).start()
     with contextlib.suppress(Gone):
         try:
-            engine, facts = load(greeted(connection))
+            hello = greeted(connection)
+            engine, facts = load(hello)
+            exchange = _exchange(engine, hello, connection)
         except FathomError as error:
             connection.send(messages.Failed(str(error), error.exit_code))
             return error.exit_code
         with contextlib.closing(engine):
             connection.send(facts)
-            return _work_or_fail(connection, engine)
+            return _work_or_fail(connection, engine, exchange)
     return 0
 
 
-def _work_or_fail(connection: Connection, engine: Steps) -> int:
+def _exchange(engine: Steps, hello: messages.Hello, connection: Connection) -> PageExchange | None:
+    """What this worker has to do with others; None for an engine without pages to give."""
+    if engine.pages is None:
+        return None
+    return PageExchange(engine.pages, partial(connection.inbox.put, Wake()), read_address(hello.transfer))
+
+
+def _work_or_fail(connection: Connection, engine: Steps, exchange: PageExchange | None) -> int:
     """Work until told to leave, or until the engine cannot go on; returns the exit code. Raises: Gone."""
     engine.watch(lambda report: connection.inbox.put(messages.Failed(report)))
-    live: set[str] = set()
     try:
-        _work(connection, engine, live)
+        _work(connection, engine, exchange)
         return 0
     except WorkerError as error:
         log.error("%s", error)
         connection.send(messages.Failed(str(error), error.exit_code))
         return error.exit_code
     finally:
-        for request_id in live:  # the front that comes next, if any, brings those that are to go on
-            engine.abort(request_id)
+        if exchange is not None:
+            exchange.close()
 
 
 def _read(connection: Connection) -> None:
@@ -176,9 +141,12 @@ def listen(door: Door, load: Load) -> int:
                 connection.close()
                 continue
             connection.send(facts)
-            code = _work_or_fail(connection, engine)
-            engine.close()
+            code = _work_or_fail(connection, engine, _exchange(engine, hello, connection))
+            engine.close()  # only now: a front that merely left may come back, and finds the model and its ranks
             return code
+        if loaded is not None:
+            for request_id in {*loaded[1].scheduler.live, *loaded[1].running}:
+                loaded[1].abort(request_id)
 
 
 def greeted(connection: Connection) -> messages.Hello:
@@ -191,76 +159,129 @@ def greeted(connection: Connection) -> messages.Hello:
     return hello
 
 
-def _work(connection: Connection, engine: Steps, live: set[str]) -> None:
-    """Step the engine until told to leave; `live` has the ids of what is under way.
-
-    Raises: Gone: the front left. WorkerError: a rank is lost.
-    """
+def _work(connection: Connection, engine: Steps, exchange: PageExchange | None) -> None:
+    """Step the engine until told to leave. Raises: Gone: the front left. WorkerError: a rank is lost."""
     reported_s, idle, gathering = 0.0, False, Gathering()
     while True:
         while not connection.inbox.empty() or not engine.has_work:
             if not engine.has_work and not idle and connection.inbox.empty():
-                connection.send(_stats(engine))
+                connection.send(_stats(engine.scheduler, exchange))
                 idle = True
-            message = connection.next()
+            message = _next(connection, engine)
             if isinstance(message, messages.Shutdown):
+                _save_all(engine)
                 return
-            if isinstance(message, messages.Failed):
-                raise WorkerError(message.message)
-            for refused in _take(engine, message, gathering, live):
+            if isinstance(message, Wake):
+                if engine.has_work:
+                    continue  # it gets its turn below: pages that come fast must not keep the next step waiting
+                idle = exchange is not None and exchange.waiting > 0  # else the last page has come, or a lease ended
+            for refused in _take(engine, message, gathering, exchange):
                 connection.send(refused)
+        for refused in _take(engine, Wake(), gathering, exchange):
+            connection.send(refused)
         idle = False
         started_s = connection.stepping_since = time.monotonic()
         try:
             outputs = list(engine.step())
+            outputs = outputs if exchange is None else exchange.lend(outputs)
         except EngineError as error:
-            _give_up(connection, engine, error, gathering)
+            _give_up(connection, engine, error, gathering, exchange)
             continue
         finally:
             connection.stepping_since = None
         now_s = time.monotonic()
-        live.difference_update([output.request_id for output in outputs if output.finish_reason is not None])
         if due := gathering.pass_on(outputs):
             connection.send(messages.Tokens(due, now_s - started_s))
         if now_s - reported_s >= STATS_EVERY_S:
-            connection.send(_stats(engine))
+            connection.send(_stats(engine.scheduler, exchange))
             reported_s = now_s
 
 
+def _next(connection: Connection, engine: Steps) -> messages.ToWorker | Wake:
+    """What comes next; until it does, and there is nothing else to do, pages are saved.
+
+    Raises: Gone: the front left. WorkerError: a rank is lost.
+    """
+    while not engine.has_work and connection.inbox.empty() and engine.save_pages():
+        pass
+    message = connection.next()
+    if isinstance(message, messages.Failed):
+        raise WorkerError(message.message)
+    return message
+
+
+def _save_all(engine: Steps) -> None:
+    """Before leaving: what the next process would else compute again, as far as the front has patience."""
+    until_s = time.perf_counter() + SAVING_S
+    while engine.save_pages():
+        if time.perf_counter() > until_s:
+            log.warning("cache folder: not all pages could be written in %.1f s", SAVING_S)
+            return
+
+
 def _take(
-    engine: Steps, message: messages.ToWorker, gathering: Gathering, live: set[str]
+    engine: Steps, message: messages.ToWorker | Wake, gathering: Gathering, exchange: PageExchange | None
 ) -> Iterator[messages.Refused]:
-    """Hand a message to the engine; what it refuses of it."""
+    """Hand a message to the engine, or what the exchange has ready; what it refuses of it."""
     if isinstance(message, messages.Abort):
         engine.abort(message.request_id)
         gathering.end(message.request_id)
-        live.discard(message.request_id)
+        if exchange is not None:
+            exchange.abort(message.request_id)
     elif isinstance(message, messages.Add):
         gathering.begin([request for request in message.requests if not request.streamed])
-        for request in message.requests:
-            try:
-                engine.add(request)
-                live.add(request.id)
-            except RequestError as error:
-                gathering.end(request.id)
-                yield messages.Refused(request.id, str(error), param=error.param, code=error.code)
+        if exchange is None or not exchange.begin(message.requests):
+            yield from _add(engine, message.requests, gathering, exchange)
+    elif isinstance(message, Wake) and exchange is not None:
+        for requests in exchange.work():
+            yield from _add(engine, requests, gathering, exchange)
 
 
-def _give_up(connection: Connection, engine: Steps, error: EngineError, gathering: Gathering) -> None:
+def _add(
+    engine: Steps, requests: Sequence[Request], gathering: Gathering, exchange: PageExchange | None
+) -> Iterator[messages.Refused]:
+    for request in requests:
+        try:
+            engine.add(request)
+        except RequestError as error:
+            gathering.end(request.id)
+            if exchange is not None:
+                exchange.abort(request.id)
+            yield messages.Refused(request.id, str(error), param=error.param, code=error.code)
+
+
+def _give_up(
+    connection: Connection, engine: Steps, error: EngineError, gathering: Gathering, exchange: PageExchange | None
+) -> None:
     """A step that failed: which request is at fault is not known, so all that were running in it are given back."""
     log.error("step failed: %s", error)
-    for request_id in list(engine.running):
-        engine.abort(request_id)
-        gathering.end(request_id)
-        connection.send(messages.Refused(request_id, str(error), fault="engine"))
-    connection.send(_stats(engine))  # that was all of it: the front may decide what to try next
+    for sequence in list(engine.scheduler.running):
+        engine.abort(sequence.request.id)
+        gathering.end(sequence.request.id)
+        if exchange is not None:
+            exchange.abort(sequence.request.id)
+        connection.send(messages.Refused(sequence.request.id, str(error), fault="engine"))
+    connection.send(_stats(engine.scheduler, exchange))  # that was all of it: the front may decide what to try next
 
 
-def _stats(engine: Steps) -> messages.Stats:
-    stats = engine.stats()
-    names = [name for name in messages.Stats.__struct_fields__ if name != "slots_used"]
-    counts = {name: getattr(stats, name) for name in names}
-    return messages.Stats(**counts, slots_used=len(engine.scheduler.tables.spill))
+def _stats(scheduler: Scheduler, exchange: PageExchange | None) -> messages.Stats:
+    tables = scheduler.tables
+    return messages.Stats(
+        running=len(scheduler.running),
+        waiting=len(scheduler.waiting),
+        pages_used=scheduler.config.num_pages - scheduler.pool.available,
+        pages_total=scheduler.config.num_pages,
+        steps=scheduler.steps,
+        preemptions=scheduler.preemptions,
+        copied_pages=tables.copied,
+        spilled_pages=tables.spill.spilled,
+        restored_pages=tables.spill.restored,
+        lost_pages=tables.spill.lost,
+        slots_used=len(tables.spill),
+        drafted_by_depth=scheduler.drafted_by_depth,
+        accepted_by_depth=scheduler.accepted_by_depth,
+        **({} if exchange is None else exchange.stats()),
+    )
 
 
 def load_engine(hello: messages.Hello) -> tuple[Steps, messages.Ready]:

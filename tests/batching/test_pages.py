@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fathom.batching.pages import PagePool, page_hash, root_hash
+from fathom.batching.pages import PageFormat, PagePool, content_digest, page_hash, page_names, root_hash
 from fathom.errors import ConfigError, EngineError
 
 
@@ -14,6 +14,26 @@ def chain(*pages, salt=""):
     for tokens in pages:
         names.append(page_hash(names[-1], tokens))
     return names[1:]
+
+
+def test_names_of_a_text_are_those_of_its_full_pages():
+    root = root_hash()
+    assert page_names((1, 2, 3, 4, 5), 2, root) == chain((1, 2), (3, 4))
+    assert page_names((3, 4), 2, chain((1, 2))[0]) == chain((1, 2), (3, 4))[1:]
+    assert page_names((1,), 2, root) == []
+
+
+def test_a_digest_certifies_format_name_and_content():
+    form = PageFormat("c", "p", "f32", "torch", "float32", 2, 4, 640)
+    changed = [
+        PageFormat(**{each: getattr(form, each) for each in form.__struct_fields__} | {name: value})
+        for name, value in (("probe", "q"), ("page_tokens", 8), ("layers", 3), ("version", 2))
+    ]
+    whole = [content_digest(each.key, b"n" * 32, b"bytes") for each in (form, *changed)]
+    whole += [content_digest(form.key, b"m" * 32, b"bytes"), content_digest(form.key, b"n" * 32, b"bytez")]
+    assert len(set(whole)) == len(whole)
+    assert content_digest(form.key, b"n" * 32, memoryview(b"bytes")) == whole[0]
+    assert [form.difference(each) for each in (form, changed[1])] == [None, "page_tokens is 8, not 4"]
 
 
 def test_hash_depends_on_tokens_order_parent_and_salt():

@@ -71,6 +71,16 @@ def test_what_cannot_be_read_is_forgotten_and_its_slot_free():
     assert index.write(b"c") == a
 
 
+def test_what_a_file_holds_from_before_is_found_and_its_gaps_are_filled():
+    index = SpillIndex(5)
+    index.adopt([(3, b"a"), (0, b"b"), (1, b"a")])  # the later use of a name counts
+    assert (index.read(b"a"), index.read(b"b"), len(index)) == (1, 0, 2)
+    index.settle()
+    assert {index.write(name) for name in (b"c", b"d", b"e")} == {2, 3, 4}
+    index.settle()
+    assert index.write(b"f") == 1  # a was used before b, and both before the others
+
+
 class Index(RuleBasedStateMachine):
     """Random plans against a file that is a dict."""
 

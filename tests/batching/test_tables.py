@@ -138,6 +138,44 @@ def test_what_a_failed_plan_moved_is_forgotten():
     assert len(pages) == 3
 
 
+def kept(kept_before=()):
+    tables = PageTables(8, 2, spill_slots=8)
+    tables.keep(kept_before)
+    return tables
+
+
+def test_pages_of_a_file_that_lasts_are_written_while_they_are_in_memory():
+    tables = kept()
+    each = computed(tables, range(7))
+    assert tables.unsaved == 3
+    moves = tables.save(2)
+    assert [page for page, _, _ in moves] == each.pages[:2] and tables.unsaved == 1
+    tables.spill.settle()
+    assert [name for _, _, name in moves + tables.save(9)] == each.hashes
+    tables.spill.settle()
+    assert (tables.save(9), tables.spill.spilled) == ([], 3)
+
+
+def test_what_is_evicted_or_in_the_file_is_not_written_again():
+    tables = kept()
+    names = computed(tables, range(4)).hashes
+    tables = kept([(0, names[0])])
+    each = computed(tables, range(4))
+    assert tables.unsaved == 1
+    tables.release(each)
+    others = [tables.pool.allocate() for _ in range(8)]
+    assert (tables.spill_names, tables.unsaved) == (names[1:], 0)
+    assert tables.save(9) == []  # a plan is under way
+    tables.settle()
+    tables.pool.release(others)
+
+
+def test_a_file_for_one_process_takes_only_what_leaves_memory():
+    tables = PageTables(8, 2, spill_slots=8)
+    computed(tables, range(7))
+    assert (tables.save(9), tables.unsaved) == ([], 0)
+
+
 def test_a_table_is_built_anew_only_when_it_has_changed():
     tables = PageTables(8, 4)
     each = computed(tables, range(6))

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from array import array
 from random import Random
 
 import pytest
 import torch
 
-from fathom.model import Batch, LatentCache, Transformer
+from fathom.checkpoint.pack import own_part
+from fathom.layout import Layout, Shard
+from fathom.layout.rows import here, owned
+from fathom.model import Batch, LatentCache, PackedTransformer, Transformer
 from fathom.model.rope import Rotary
 from fathom.ops.cpu import build
 from fathom.ops.cpu.native import Library, NativeModel
+from fathom.ops.packed import Weights
 from fathom.ops.packing import pack, unpack
+from fathom.parallel.comm import Ranks
+from fathom.parallel.groups import Groups
 from tests.model.packing import open_model, pack_model
 from tests.model.tiny import CONFIG, model
+from tests.parallel.threads import World, in_memory
 from tests.tolerances import PACKED_EQUALS_MODEL, ROUNDED_ACTIVATIONS
+
+__all__ = ["in_memory"]
 
 pytestmark = pytest.mark.usefixtures("native")
 KINDS = ["f32", "bf16", "f8", "i8", "i4"]
@@ -187,3 +197,86 @@ def test_it_says_what_it_is() -> None:
     assert packed.kernels.space_bytes(64) < packed.kernels.space_bytes(512)
     without = open_model(model(num_nextn_predict_layers=0), "f32")
     assert (without.mtp_modules, without.compute_dtype) == (0, torch.float32)
+
+
+# --- among several ranks ---------------------------------------------------------------------------------------------
+
+
+def part_of(weights: Weights, shard: Shard) -> Weights:
+    """What a rank owns, cut from the whole."""
+    own = {name: owned(name, shard) for name in weights if here(name, shard)}
+    return {
+        name: weights[name] if part is None else own_part(weights[name], part) for name, part in own.items()
+    }  # fmt: skip
+
+
+LANES = [[37, 1, 20], [], [5], [1, 1]]  # new tokens of each sequence; the second lane is idle
+LAYOUTS = [
+    Layout(tp=2), Layout(tp=4), Layout(tp=2, ep=2), Layout(tp=4, ep=4), Layout(dp=2, ep=2), Layout(dp=4, tp=2, ep=8),
+    Layout(dp=2, tp=2, ep=2), Layout(dp=2), Layout(pp=2), Layout(pp=3, tp=2, ep=2), Layout(pp=2, dp=2, tp=2, ep=4),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("in_memory")
+@pytest.mark.parametrize("kind", ["f32", "i8"])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_a_model_divided_among_ranks_is_the_whole_to_the_bit(layout: Layout, kind: str) -> None:
+    """Hidden states, logits, guesses and cache of every lane; one of them has nothing to do but its part for others."""
+    plain = model()
+    weights, whole = pack_model(plain, kind), open_model(plain, kind)
+    lanes = [LANES[lane % 4] for lane in range(layout.dp)]
+
+    def forward(one: PackedTransformer, lengths: list[int]) -> list[torch.Tensor]:
+        cache, tokens = one.new_cache(9, 16, mtp=True), tokens_of(sum(lengths))
+        batch, rows = batch_of(lengths, [0] * len(lengths), 16), array("q", [0, sum(lengths) - 1])
+        held = [*one.shard.layers, *one.shard.mtp_layers]
+        if not one.shard.has_head:
+            one(tokens, batch, cache)
+            return [torch.tensor(held), cache.latent, cache.rope]
+        hidden, logits, _ = one.answer(tokens, batch, cache, rows)
+        ahead, guesses, _ = one.answer_ahead(hidden, tokens_of(len(tokens), seed=1), batch, cache, 0, rows)
+        return [torch.tensor(held), cache.latent, cache.rope, hidden, logits, ahead, guesses]
+
+    def work(rank: int, groups: Groups) -> list[torch.Tensor] | None:
+        shard = Shard(CONFIG, layout, rank)
+        part = PackedTransformer.open(CONFIG, part_of(weights, shard), 1, shard, Ranks(shard, groups))
+        assert part is not None and part.mtp_modules == shard.has_head
+        if lengths := lanes[shard.dp_rank]:
+            return forward(part, lengths)
+        cache = part.new_cache(1, 16, mtp=True)
+        part.idle(cache)
+        if shard.has_head:
+            part.idle(cache, 0)
+        assert not cache.latent.any()
+        return None
+
+    expected = [forward(whole, lengths) if lengths else None for lengths in lanes]
+    for rank, found in enumerate(World(layout).run(work)):
+        wanted = expected[Shard(CONFIG, layout, rank).dp_rank]
+        if found is None or wanted is None:
+            assert found is wanted is None
+            continue
+        held, *cached = found[:3]
+        assert all(torch.equal(mine, all_[held]) for mine, all_ in zip(cached, wanted[1:3], strict=True))
+        assert all(map(torch.equal, found[3:], wanted[3:])) or len(found) == 3
+
+
+@pytest.mark.usefixtures("in_memory")
+def test_an_idle_rank_asks_its_peers_as_often_as_a_busy_one() -> None:
+    """Once per MoE layer and forward, and once before; whoever skips one leaves the others waiting."""
+    weights, layout = pack_model(model(), "f32"), Layout(dp=2, ep=2)
+    world = World(layout)
+
+    def work(rank: int, groups: Groups) -> None:
+        shard = Shard(CONFIG, layout, rank)
+        part = PackedTransformer.open(CONFIG, part_of(weights, shard), 1, shard, Ranks(shard, groups))
+        assert part is not None
+        cache = part.new_cache(2, 16, mtp=True)
+        if rank:
+            part.idle(cache)
+        else:
+            part(tokens_of(3), batch_of([3], [0], 16), cache)
+
+    world.run(work)
+    sparse = sum(map(CONFIG.is_moe, range(CONFIG.num_hidden_layers)))
+    assert world.boards["ep", 0].asked == ["all_gather"] + ["all_gather", "all_to_all", "all_to_all"] * sparse

@@ -28,7 +28,9 @@ REPLIES = {
 
 
 class ScriptedEngine:
-    """An engine whose next token is written down."""
+    """An engine whose next token is written down. It has no latents, hence no pages to give."""
+
+    pages = None
 
     def __init__(self, tokenizer: Tokenizer, config: SchedulerConfig) -> None:
         self.tokenizer = tokenizer
@@ -72,6 +74,9 @@ class ScriptedEngine:
     def watch(self, on_lost) -> None: ...
 
     def close(self) -> None: ...
+
+    def save_pages(self) -> bool:
+        return False
 
     def step(self) -> list[Output]:
         plan = self.scheduler.schedule(3 if self.guessing & self.scheduler.live.keys() else 0)

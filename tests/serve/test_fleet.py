@@ -222,8 +222,11 @@ def test_pools_that_divide_the_work_are_not_served_yet() -> None:
 
 
 def test_counts_are_added_up() -> None:
-    one, two = Stats(running=1, drafted_by_depth=(3, 2)), Stats(running=2, steps=5, drafted_by_depth=(1,))
-    assert summed([one, two]) == Stats(running=3, steps=5, drafted_by_depth=(4, 2))
+    one = Stats(running=1, drafted_by_depth=(3, 2), leases={"live": 1})
+    two = Stats(running=2, steps=5, drafted_by_depth=(1,), leases={"live": 2, "sent": 3})
+    assert summed([one, two]) == Stats(
+        running=3, steps=5, drafted_by_depth=(4, 2), leases={"live": 3, "sent": 3}
+    )
     assert msgspec.structs.asdict(summed([])) == msgspec.structs.asdict(Stats())
 
 

@@ -10,6 +10,7 @@ import pytest
 from fathom.batching.request import Output, Request, SamplingParams, TokenLogprob
 from fathom.serve import replies
 from fathom.serve.client import EngineClient
+from fathom.serve.ledger import Arrival
 from fathom.serve.messages import Hello
 from fathom.serve.metrics import Metrics
 from fathom.serve.replies import Frame
@@ -30,6 +31,16 @@ def test_siblings_share_their_prompts_count(tokenizer: Tokenizer) -> None:
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (6, 6, 12)
     assert usage["prompt_tokens_details"]["cached_tokens"] == 2  # the first sibling's: the others read what it left
     assert usage["prompt_cache_hit_tokens"] + usage["prompt_cache_miss_tokens"] == 6
+
+
+def test_cached_tokens_are_told_apart_by_where_they_were(tokenizer: Tokenizer) -> None:
+    one = exchange(tokenizer, (1, 2, 3, 4))
+    one._open = {"r0": one.choices[0]}
+    one._take(Arrival("r0", Output("r0", (40,), "stop", cached_tokens=3, disk_tokens=1)))
+    usage = replies.usage(one)
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 3, "disk_tokens": 1}
+    assert usage["prompt_cache_hit_tokens"] == 3
+    assert one._metrics.cached_tokens.values == {(("tier", "memory"),): 2, (("tier", "disk"),): 1}
 
 
 def test_guesses_ahead_are_told_under_their_usual_names(tokenizer: Tokenizer) -> None:

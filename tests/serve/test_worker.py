@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 
 from fathom.batching.request import Output, Request, SamplingParams
 from fathom.serve import messages
-from fathom.serve.worker import GATHERED_TOKENS, Gathering, fingerprint
+from fathom.serve.worker import fingerprint
 from tests.engine.checkpoint import save_tiny
 from tests.serve.conftest import ROOT
 
@@ -88,25 +89,6 @@ def test_its_tokens_are_the_engines_own(worker: Worker, facts: messages.Ready, t
     assert worker.tokens(Request("greedy", prompt, params)) == list(expected.token_ids)
 
 
-def test_tokens_nobody_reads_along_come_gathered_and_whole() -> None:
-    gathering, sent = Gathering(), []
-    gathering.begin([Request("quiet", (1,), streamed=False)])
-    count = 2 * GATHERED_TOKENS + 5
-    for token in range(count):
-        end = "length" if token == count - 1 else None
-        quiet = Output("quiet", (token,), end, accepted_drafts=1, read_tokens=1)
-        sent.append(gathering.pass_on([quiet, Output("streamed", (token,), end)]))
-    assert [part for step in sent for part in step if part.request_id == "streamed"] == [
-        Output("streamed", (token,), "length" if token == count - 1 else None) for token in range(count)
-    ]
-    quiet = [part for step in sent for part in step if part.request_id == "quiet"]
-    assert [len(part.token_ids) for part in quiet] == [1, GATHERED_TOKENS, GATHERED_TOKENS, 4]
-    assert [token for part in quiet for token in part.token_ids] == list(range(count))
-    assert sum(part.accepted_drafts for part in quiet) == count
-    assert [part.finish_reason for part in quiet] == [None, None, None, "length"]
-    assert gathering.pass_on([Output("quiet", (7,))]) == [Output("quiet", (7,))]
-
-
 def test_guesses_ahead_change_no_token_and_are_counted(tmp_path: Path) -> None:
     from fathom.engine import LLM, EngineConfig
 
@@ -147,6 +129,33 @@ def test_a_spill_file_that_exists_is_left_alone(tiny_model: Path, tmp_path: Path
     assert isinstance(message, messages.Failed) and message.exit_code == 2 and "which exists" in message.message
     assert taken.read_text() == "precious"
     worker.close()
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_its_successor_finds_what_it_computed(tiny_model: Path, tmp_path: Path, told: bool) -> None:
+    """Told to leave, or killed once it was idle for a moment: its pages are on the disk."""
+    asked = Request("r", tuple(range(3, 52)), SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True))
+    first = Worker(tiny_model, cache_dir=str(tmp_path))
+    assert isinstance(first.read(), messages.Ready)
+    expected = first.tokens(asked)
+    if told:
+        first.send(messages.Shutdown())
+    else:
+        while not list(tmp_path.rglob("pages")) or list(tmp_path.rglob("index"))[0].stat().st_size < 3 * 72:
+            time.sleep(0.01)
+        first.process.kill()
+    first.process.wait(PATIENCE_S)
+    first.close()
+    second = Worker(tiny_model, cache_dir=str(tmp_path))
+    second.send(messages.Add((asked,)))
+    outputs: list[Output] = []
+    while not outputs or outputs[-1].finish_reason is None:
+        message = second.read()
+        outputs += message.outputs if isinstance(message, messages.Tokens) else ()
+    assert [token for output in outputs for token in output.token_ids] == expected
+    assert outputs[-1].disk_tokens == outputs[-1].cached_tokens == 48
+    second.close()
+    second.process.wait(PATIENCE_S)
 
 
 def test_it_leaves_when_the_front_is_gone_even_while_loading(tiny_model: Path) -> None:

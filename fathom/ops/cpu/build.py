@@ -152,7 +152,8 @@ def _compile(cc: str, work: Path) -> Path:
         log.warning("kernels: %s cannot compile the %s variant (%s)", cc, name, said[name])
     library = work / "kernels.so"
     defines = [f"-DWITH_{name.upper()}" for name in good]
-    parts = [str(HERE / "select.c"), str(HERE / "team.c"), *(str(work / f"{name}.o") for name in good)]
+    plain = (HERE / f"{name}.c" for name in ("select", "team", "shared"))
+    parts = [*map(str, plain), *(str(work / f"{name}.o") for name in good)]
     command = [cc, *FLAGS, *defines, "-shared", *parts, "-lm", "-lpthread", "-o", str(library)]
     words = _finish(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
     if words:

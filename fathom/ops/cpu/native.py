@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,8 +42,14 @@ class Library:
         library.team_open.argtypes = (ctypes.c_int64,)
         library.team_close.restype = None
         library.team_close.argtypes = (ctypes.c_void_p,)
+        library.room_bytes.restype, library.room_bytes.argtypes = ctypes.c_int64, (ctypes.c_int64, ctypes.c_int64)
+        self.rooms = Rooms(library)
         self._library = library
         self.path = path
+
+    def room_bytes(self, size: int, capacity: int) -> int:
+        """Memory that `size` processes share to exchange messages, in pieces of `capacity` bytes (ops/shared.py)."""
+        return int(self._library.room_bytes(size, capacity))
 
     def open_team(self, threads: int) -> int:
         """A team of `threads`, the caller among them; close it with `close_team`."""
@@ -74,6 +81,22 @@ class Library:
             must(product(described, x.data_ptr(), x.shape[0], out.data_ptr(), team))
 
         return run
+
+
+class Rooms:
+    """The functions of shared.c, for ops/shared.py."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        pointer = ctypes.c_void_p
+        self.gather = _typed(library.room_gather, pointer, pointer, ctypes.c_int64, pointer)
+        self.exchange = _typed(library.room_exchange, pointer, pointer, pointer, pointer, pointer)
+        self.give_up = _typed(library.room_break, pointer)
+
+
+def _typed(function: Any, *arguments: Any) -> Callable[..., int]:
+    """A function of the library that answers with a number; structs are passed by reference."""
+    function.restype, function.argtypes = ctypes.c_int, arguments
+    return lambda room, *others: function(ctypes.byref(room), *others)
 
 
 def load() -> Library:
@@ -131,13 +154,18 @@ class NativeModel:
         self._hidden, self._padded = config.hidden_size, -(-config.vocab_size // BLOCK_ROWS) * BLOCK_ROWS
         self._vocabulary = config.vocab_size
         self._space = torch.empty(0, dtype=torch.uint8)
-        self._tokens = self._arrivals = 0
+        self._tokens = self._arrivals = -1  # even no tokens need some space
         self._team = library.open_team(threads)
 
     def __del__(self) -> None:
         team = getattr(self, "_team", 0)
         if team:
             self.library.close_team(team)
+
+    @property
+    def peers_s(self) -> float:
+        """Time spent so far in which peers were asked [s]."""
+        return 0.0 if self._exchange is None else self._exchange.spent_s
 
     def space_bytes(self, tokens: int, arrivals: int = 0) -> int:
         return int(self.library.kernels.space(self._model, tokens, arrivals, self.threads))
@@ -169,7 +197,7 @@ class NativeModel:
     ) -> Tensor:  # fmt: skip
         tokens = positions.shape[0]
         if self._exchange is not None:
-            call.arrivals = self._exchange.peers.begin(tokens)
+            call.arrivals = self._exchange.begin(tokens)
         self._reserve(max(tokens, call.asked), call.arrivals)
         hidden = torch.empty(tokens, self._hidden)
         each = (ctypes.c_int64 * len(lengths))(*lengths)

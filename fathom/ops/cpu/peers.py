@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -18,12 +19,14 @@ from fathom.ops.packed import Peers
 class Exchange:
     """The callbacks of one model, and the struct that names them.
 
-    An exception cannot pass through C: it is kept in `error`, and the forward ends with PEERS_FAILED.
+    An exception cannot pass through C: it is kept in `error`, and the forward ends with PEERS_FAILED. spent_s: time in
+    which others were asked, the wait for those who come later included [s].
     """
 
     def __init__(self, peers: Peers, shard: Shard) -> None:
         self.peers = peers
         self.error: BaseException | None = None
+        self.spent_s = 0.0
         self._hidden, self._top_k = shard.config.hidden_size, shard.config.num_experts_per_tok
         heads = tuple(head * shard.config.v_head_dim for head in bounds(shard, "heads"))
         divided = [heads, *(bounds(shard, along) for along in ("hidden", "inner", "vocabulary"))]
@@ -65,12 +68,22 @@ class Exchange:
 
         return self._try(work)
 
+    def begin(self, tokens: int) -> int:
+        """As Peers.begin."""
+        started_s = perf_counter()
+        most = self.peers.begin(tokens)
+        self.spent_s += perf_counter() - started_s
+        return most
+
     def _try(self, work: Callable[[], None]) -> int:
+        started_s = perf_counter()
         try:
             work()
         except BaseException as error:
             self.error = error
             return 1
+        finally:
+            self.spent_s += perf_counter() - started_s
         return 0
 
 
