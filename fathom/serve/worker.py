@@ -54,6 +54,9 @@ class Steps(Protocol):
     @property
     def scheduler(self) -> Scheduler: ...
 
+    @property
+    def running(self) -> Sequence[str]: ...
+
     def add(self, request: Request) -> None: ...
 
     def abort(self, request_id: str) -> object: ...
@@ -85,8 +88,9 @@ def serve(sock: socket.socket, load: Load) -> int:
         except FathomError as error:
             connection.send(messages.Failed(str(error), error.exit_code))
             return error.exit_code
-        connection.send(facts)
-        return _work_or_fail(connection, engine, exchange)
+        with contextlib.closing(engine):
+            connection.send(facts)
+            return _work_or_fail(connection, engine, exchange)
     return 0
 
 
@@ -110,7 +114,6 @@ def _work_or_fail(connection: Connection, engine: Steps, exchange: PageExchange 
     finally:
         if exchange is not None:
             exchange.close()
-        engine.close()
 
 
 def _read(connection: Connection) -> None:
@@ -138,9 +141,11 @@ def listen(door: Door, load: Load) -> int:
                 connection.close()
                 continue
             connection.send(facts)
-            return _work_or_fail(connection, engine, _exchange(engine, hello, connection))
+            code = _work_or_fail(connection, engine, _exchange(engine, hello, connection))
+            engine.close()  # only now: a front that merely left may come back, and finds the model and its ranks
+            return code
         if loaded is not None:
-            for request_id in list(loaded[1].scheduler.live):
+            for request_id in {*loaded[1].scheduler.live, *loaded[1].running}:
                 loaded[1].abort(request_id)
 
 

@@ -59,6 +59,18 @@ class ScriptedEngine:
         self.slow.discard(request_id)
         return self.scheduler.abort(request_id)
 
+    @property
+    def running(self) -> list[str]:
+        return [sequence.request.id for sequence in self.scheduler.running]
+
+    def stats(self) -> messages.Stats:
+        scheduler, tables = self.scheduler, self.scheduler.tables
+        return messages.Stats(
+            len(scheduler.running), len(scheduler.waiting), scheduler.pool.used, scheduler.config.num_pages,
+            scheduler.steps, scheduler.preemptions, tables.copied,
+            drafted_by_depth=scheduler.drafted_by_depth, accepted_by_depth=scheduler.accepted_by_depth,
+        )  # fmt: skip
+
     def watch(self, on_lost) -> None: ...
 
     def close(self) -> None: ...
