@@ -199,6 +199,11 @@ class Engine:
         return [sequence.request.id for lane in self.lanes.lanes for sequence in lane.scheduler.running]
 
     @property
+    def live(self) -> list[str]:
+        """Requests that are not finished."""
+        return [request_id for lane in self.lanes.lanes for request_id in lane.scheduler.live]
+
+    @property
     def context_tokens(self) -> int:
         """The longest prompt with its output that one request may have."""
         return self.scheduler.config.context_tokens
@@ -213,6 +218,7 @@ class Engine:
         Raises: RequestError: it cannot be served; `param` names the field at fault.
         """
         self._check_ids("prompt", request.prompt_token_ids)
+        self._check_ids("emitted_token_ids", request.emitted_token_ids)
         if request.params.thinking is not None:
             self._check_ids("thinking.end_think_id", (request.params.thinking.end_think_id,))
         self.lanes.add(request)

@@ -57,6 +57,9 @@ class Steps(Protocol):
     @property
     def running(self) -> Sequence[str]: ...
 
+    @property
+    def live(self) -> Sequence[str]: ...
+
     def add(self, request: Request) -> None: ...
 
     def abort(self, request_id: str) -> object: ...
@@ -145,7 +148,7 @@ def listen(door: Door, load: Load) -> int:
             engine.close()  # only now: a front that merely left may come back, and finds the model and its ranks
             return code
         if loaded is not None:
-            for request_id in {*loaded[1].scheduler.live, *loaded[1].running}:
+            for request_id in loaded[1].live:
                 loaded[1].abort(request_id)
 
 
@@ -255,12 +258,12 @@ def _give_up(
 ) -> None:
     """A step that failed: which request is at fault is not known, so all that were running in it are given back."""
     log.error("step failed: %s", error)
-    for sequence in list(engine.scheduler.running):
-        engine.abort(sequence.request.id)
-        gathering.end(sequence.request.id)
+    for request_id in engine.running:
+        engine.abort(request_id)
+        gathering.end(request_id)
         if exchange is not None:
-            exchange.abort(sequence.request.id)
-        connection.send(messages.Refused(sequence.request.id, str(error), fault="engine"))
+            exchange.abort(request_id)
+        connection.send(messages.Refused(request_id, str(error), fault="engine"))
     connection.send(_stats(engine.scheduler, exchange))  # that was all of it: the front may decide what to try next
 
 

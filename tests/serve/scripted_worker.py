@@ -63,6 +63,10 @@ class ScriptedEngine:
     def running(self) -> list[str]:
         return [sequence.request.id for sequence in self.scheduler.running]
 
+    @property
+    def live(self) -> list[str]:
+        return list(self.scheduler.live)
+
     def stats(self) -> messages.Stats:
         scheduler, tables = self.scheduler, self.scheduler.tables
         return messages.Stats(
