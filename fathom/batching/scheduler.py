@@ -291,6 +291,11 @@ class Scheduler:
         promised = sum(max(0, tables.pages_for(len(s.tokens)) - len(s.pages)) + 1 for s in self.running)
         return self.pool.available - promised
 
+    @property
+    def starved(self) -> bool:
+        """Whether requests wait, none runs, and yet the first has no room: the pages are held by somebody else."""
+        return bool(self.waiting) and not self.running and not self._has_room(self.waiting[0])
+
     def _has_room(self, sequence: Sequence) -> bool:
         """Whether its known tokens fit into the spare pages, but for those that exist already."""
         spare = self._spare_pages

@@ -101,8 +101,6 @@ def configured(args: argparse.Namespace) -> ServeConfig:
     from fathom.serve.router import RouterConfig
     from fathom.serve.secret import read_secret
 
-    if args.worker and args.worker_secret is None:
-        raise ConfigError("--worker needs --worker-secret FILE, the secret that the workers were started with.")
     settings: dict[str, Any] = {}
     pools, router = _pools(args), RouterConfig()
     if args.deploy is not None:
@@ -114,6 +112,9 @@ def configured(args: argparse.Namespace) -> ServeConfig:
         engine = read_engine(deploy.engine, str(args.deploy))
         settings = {name: getattr(engine, name) for name in ENGINE}
         pools, router = deploy.pool, build(RouterConfig, deploy.router, f"{args.deploy}: router")
+    far = bool(args.worker) or any(pool.workers for pool in pools)
+    if far and args.worker_secret is None:
+        raise ConfigError("workers elsewhere need --worker-secret FILE, the secret that they were started with.")
     given = {
         **engine_options(args),
         "max_sequences": args.max_sequences,
@@ -137,7 +138,7 @@ def configured(args: argparse.Namespace) -> ServeConfig:
         pools=pools,
         router=router,
         workers=tuple(args.worker),
-        secret=read_secret(args.worker_secret) if args.worker else b"",
+        secret=read_secret(args.worker_secret) if far else b"",
         drain_s=args.drain,
         limits=Limits(max_queued=args.max_queued),
     )

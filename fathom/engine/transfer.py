@@ -67,9 +67,8 @@ class PageStore:
 
     @property
     def starving(self) -> bool:
-        """Whether requests wait and none runs: pages held for others may be what they lack."""
-        scheduler = self._engine.scheduler
-        return bool(scheduler.waiting) and not scheduler.running
+        """Whether requests cannot begin although none runs: pages held for others are what they lack."""
+        return self._engine.scheduler.starved
 
     def names(self, token_ids: Sequence[int], salt: str = "") -> list[bytes]:
         """Names of the full pages of a text; none if it holds what is no token."""

@@ -31,7 +31,9 @@ class Pool:
     """Replicas that do the same work in the same layout.
 
     Fields: role: what its replicas compute of a request. redundant_experts: copies of busy experts per layer, shared
-            out over the ranks of a replica. eplb: whether they follow the load.
+            out over the ranks of a replica. eplb: whether they follow the load. workers: HOST:PORT of each replica, if
+            they are started elsewhere. transfer: HOST:PORT where each replica that prefills lends its pages, if not at
+            any port of the address that it is known by already.
 
     Only the planner reads: hardware: what a rank runs on, by its name. shared_copies: the shared expert is placed like
             a routed one, so many times per layer; 0: every rank has it. whole_mlp: dense MLPs and shared experts are
@@ -44,6 +46,8 @@ class Pool:
     layout: Layout = Layout()
     redundant_experts: int = 0
     eplb: Literal["off", "auto", "manual"] = "off"
+    workers: tuple[str, ...] = ()
+    transfer: tuple[str, ...] = ()
     hardware: str = ""
     shared_copies: int = 0
     whole_mlp: bool = False
@@ -54,6 +58,11 @@ class Pool:
         for name in ("redundant_experts", "shared_copies"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0.")
+        for name in ("workers", "transfer"):
+            if (count := len(getattr(self, name))) not in (0, self.replicas):
+                raise ConfigError(f"pool {self.name}: {name} names {count}; it must be replicas, {self.replicas}.")
+        if self.transfer and self.role != "prefill":
+            raise ConfigError(f"pool {self.name}: transfer is for pools with role 'prefill'; leave it out.")
 
     def slots(self, config: ModelConfig) -> int:
         """Places for experts in a layer, over the ranks that share them out."""

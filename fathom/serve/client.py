@@ -57,6 +57,9 @@ class Watcher(Protocol):
     def ended(self, pending: Pending) -> None:
         """A request came to its end by itself."""
 
+    def read(self, pendings: Sequence[Pending]) -> None:
+        """A worker that only prefills has done so; these have left it, and are to go on elsewhere."""
+
 
 class EngineClient:
     """One engine worker, kept alive. Args: name: what messages and metrics call it."""
@@ -286,6 +289,8 @@ class EngineClient:
                     self._give_orders()
             else:
                 self.ledger.take(output, step_s)
+        if (read := self.ledger.read()) and self._watcher is not None:
+            self._watcher.read(read)
         if self.ledger.trial is not tried:
             self._give_orders()
 

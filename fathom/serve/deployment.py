@@ -32,32 +32,34 @@ def build_fleet(
     secret: bytes = b"",
     command: Sequence[str] = WORKER,
 ) -> Fleet:
-    """Replicas that are started here, those of `pools`, and those at the addresses `workers`, as HOST:PORT.
+    """Replicas of `pools`, and those at the addresses `workers`, as HOST:PORT.
 
     Raises: ConfigError: an address is none, or a pool cannot be served.
     """
-    places = [_address(worker) for worker in workers]
-    if places:
-        pools = (*pools, Pool(REMOTE, replicas=len(places)))
-    here = sum(pool.replicas for pool in pools if pool.name != REMOTE)
-    share = shared(hello, here)
+    if workers:
+        pools = (*pools, Pool(REMOTE, replicas=len(workers), workers=tuple(workers)))
+    places = {pool.name: [_address(worker) for worker in pool.workers] for pool in pools}
+    share = shared(hello, sum(pool.replicas for pool in pools if not pool.workers))
+    check_reach(pools)
 
     def hire(pool: Pool, number: int, watcher: Watcher) -> EngineClient:
-        name = f"{pool.name}-{number}"
-        if pool.name != REMOTE:
-            return _client(fitted(share, pool, name), Spawned(command), RestartPolicy(), name, watcher)
-        if number >= len(places):
-            raise ConfigError(f"pool {REMOTE} has {len(places)} workers; it cannot have more than were given.")
-        return _client(fitted(hello, pool, name), Remote(*places[number], secret), FAR, name, watcher)
+        name, there = f"{pool.name}-{number}", places[pool.name]
+        if there and number >= len(there):
+            raise ConfigError(f"pool {pool.name} has {len(there)} workers; it cannot have more than were given.")
+        own = fitted(hello if there else share, pool, name)
+        own = msgspec.structs.replace(own, transfer=transfer(pool, number))
+        if not there:
+            return _client(own, Spawned(command), RestartPolicy(), name, watcher)
+        return _client(own, Remote(*there[number], secret), FAR, name, watcher)
 
     return Fleet(pools, hire, Router(router))
 
 
 def read_engine(settings: Mapping[str, Any], where: str) -> messages.Hello:
     """The [engine] table of a deployment. Raises: ConfigError: a setting is unknown or does not fit."""
-    own = {"type", "model", "layout"} & settings.keys()
+    own = {"type", "model", "layout", "transfer"} & settings.keys()
     if own:
-        raise ConfigError(f"{where}: engine.{own.pop()} is not set here; models and layouts have keys of their own.")
+        raise ConfigError(f"{where}: engine.{own.pop()} is not set here; model and [[pool]] have keys for it.")
     try:
         return msgspec.convert({**settings, "type": "hello", "model": ""}, messages.Hello)
     except msgspec.ValidationError as error:
@@ -85,6 +87,29 @@ def fitted(hello: messages.Hello, pool: Pool, name: str) -> messages.Hello:
             ranks or messages.Ranks(), redundant_experts=pool.redundant_experts, eplb=pool.eplb
         )
     return msgspec.structs.replace(hello, layout=degrees, ranks=ranks, spill_path=spill)
+
+
+def transfer(pool: Pool, number: int) -> str | None:
+    """Where a replica lends pages, if it prefills. Raises: ConfigError: the pool says where, but not for so many."""
+    if pool.role != "prefill":
+        return None
+    if pool.transfer and number >= len(pool.transfer):
+        raise ConfigError(f"pool {pool.name}: transfer names {len(pool.transfer)}; more replicas need more.")
+    if pool.transfer:
+        return pool.transfer[number]
+    host = _address(pool.workers[number])[0] if pool.workers else "127.0.0.1"
+    return f"[{host}]:0" if ":" in host else f"{host}:0"
+
+
+def check_reach(pools: Sequence[Pool]) -> None:
+    """Raise ConfigError if pages would be lent where workers on other machines cannot fetch them."""
+    far = next((pool.name for pool in pools if pool.workers and pool.role != "prefill"), None)
+    for pool in pools:
+        if far is not None and pool.role == "prefill" and not (pool.workers or pool.transfer):
+            raise ConfigError(
+                f"pool {pool.name} lends pages to pool {far} on other machines; say where those reach its replicas, "
+                'with transfer = ["HOST:PORT", ...].'
+            )
 
 
 def _client(hello: messages.Hello, via: Transport, policy: RestartPolicy, name: str, watcher: Watcher) -> EngineClient:

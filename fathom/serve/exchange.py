@@ -109,7 +109,7 @@ class PageExchange:
         self.patience = patience or Patience()
         self._store, self._wake = store, wake
         self.lender = None if address is None else Lender(store, address, wake, self.patience, through)
-        self.fetched = self.failed = 0
+        self.fetched = self.fetched_bytes = self.whole = self.failed = 0
         self._fetching: list[Fetching] = []
         self._lending: dict[str, Request] = {}
 
@@ -165,7 +165,12 @@ class PageExchange:
 
     def stats(self) -> dict[str, Any]:
         """What `messages.Stats` tells of it."""
-        counts: dict[str, Any] = {"fetched_pages": self.fetched, "failed_fetches": self.failed}
+        counts: dict[str, Any] = {
+            "fetched_pages": self.fetched,
+            "fetched_bytes": self.fetched_bytes,
+            "fetches": self.whole,
+            "failed_fetches": self.failed,
+        }
         if self.lender is not None:
             counts |= {"leases": self.lender.counts, "leased_pages": self.lender.pages}
         return counts
@@ -198,6 +203,7 @@ class PageExchange:
         if fetching.room and not fetching.given_up.is_set() and self._store.take_in(name, content):
             fetching.room -= 1
             self.fetched += 1
+            self.fetched_bytes += len(content)
 
     def _lent(self, output: Output) -> Output:
         request = self._lending.pop(output.request_id, None)
@@ -238,5 +244,6 @@ class PageExchange:
                 if lost:
                     log.warning("%d pages of %s are not there, they are computed here", lost, wanted.source.lease)
             self.failed += lost > 0
+            self.whole += lost == 0
         fetching.done.set()
         self._wake()

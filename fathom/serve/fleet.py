@@ -4,6 +4,9 @@ All replicas have the same fingerprint, so a reply begun on one goes on at anoth
 silent, what it was doing moves at once to those that are left, but never to one where it failed before while there is
 another; a request that killed two stays behind, to be tried alone (see ledger.py). A replica gets requests once it has
 generated a token.
+
+Replicas of pools with role "prefill" read prompts and give each first token; a replica of another pool goes on with
+that, and fetches the pages (exchange.py). Without one that prefills, the others read prompts themselves.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, zip_longest
 from typing import Any
 
 import msgspec
@@ -23,6 +25,7 @@ from fathom.layout.deploy import Pool
 from fathom.serve import messages
 from fathom.serve.client import EngineClient, State, Watcher
 from fathom.serve.ledger import Inbox, Pending, grouped
+from fathom.serve.replica import Replica, Tally, summed
 from fathom.serve.router import Router
 
 log = logging.getLogger(__name__)
@@ -34,44 +37,13 @@ Hire = Callable[[Pool, int, Watcher], EngineClient]
 """A client for the replica of this number in a pool, not started yet."""
 
 
-@dataclass(eq=False)
-class Replica:
-    """Fields: number: within its pool. draining: it gets no new requests; what it has runs on."""
-
-    pool: Pool
-    number: int
-    client: EngineClient
-    draining: bool = False
-
-    @property
-    def name(self) -> str:
-        return f"{self.pool.name}-{self.number}"
-
-    @property
-    def free(self) -> bool:
-        """Whether a request would start at once."""
-        return self.client.state == "ready" and not self.draining and not self.client.ledger.quarantined
-
-    @property
-    def hopeful(self) -> bool:
-        """Whether a request would start some time."""
-        return self.client.state in ("ready", "restarting") and not self.draining
-
-
-@dataclass
-class Tally:
-    """What replicas that are gone have counted."""
-
-    restarts: int = 0
-    resumed: int = 0
-    poisoned: int = 0
-
-
 @dataclass
 class Fleet:
-    """Replicas of pools with role "both", each kept alive by its own client.
+    """Replicas of several pools, each kept alive by its own client.
 
-    Fields: moved: requests that went on at another replica. facts: of the replicas together, once one is ready.
+    Fields: moved: requests that went on at another replica, their own being lost. facts: of the replicas together, once
+            one that decodes is ready. prefilled: requests that went on elsewhere after their first token. alone:
+            requests read by who decodes them, because none that prefills was there. reading: the router of those.
     """
 
     pools: Sequence[Pool]
@@ -82,14 +54,17 @@ class Fleet:
     facts: messages.Ready | None = None
     failure: FathomError | None = None
     moved: int = 0
+    prefilled: int = 0
+    alone: int = 0
 
     def __post_init__(self) -> None:
         self.settled = asyncio.Event()
         self._gone = Tally()
         self._chores: set[asyncio.Task[None]] = set()
-        for pool in self.pools:
-            if pool.role != "both":
-                raise ConfigError(f"pool {pool.name!r} has role {pool.role!r}; only pools with role 'both' are served.")
+        self.reading = Router(self.router.config)
+        self._lonely = False
+        if self.pools and all(pool.role == "prefill" for pool in self.pools):
+            raise ConfigError("every pool has role 'prefill'; add one that decodes.")
         self._check_count(sum(pool.replicas for pool in self.pools))
         for pool in self.pools:
             for number in range(pool.replicas):
@@ -140,10 +115,11 @@ class Fleet:
 
     def add(self, requests: Sequence[Request], inbox: Inbox, session: str = "") -> None:
         """Give siblings to the replica that suits them best. Raises: WorkerError: there is none, nor will there be."""
-        first = requests[0]
-        replica = self._choose(first, self._takers(), session)
-        if replica is None or self.state == "stopped":
+        takers = self._takers()
+        if not takers or self.state == "stopped":
             raise self.failure or WorkerError(f"the engine is {self.state}")
+        replica = self._choose(requests[0], self._readers(len(requests)) or takers, session)
+        assert replica is not None, "there are takers"
         replica.client.add(requests, inbox)
 
     def abort(self, request_id: str) -> None:
@@ -173,20 +149,33 @@ class Fleet:
                 if other is not replica and other.client.state == "restarting":
                     self._move(other)
         elif client.state in ("restarting", "failed"):
-            self.router.forget(replica.name)
+            self._forget(replica)
             self._move(replica)
 
     def ended(self, pending: Pending) -> None:
         """A reply is whole: the router learns how long replies are."""
         self.router.ended(len(pending.emitted))
 
+    def read(self, pendings: Sequence[Pending]) -> None:
+        """Prompts are read: let others decode."""
+        for group in grouped(pendings):
+            target = self._choose(group[0].request, self._takers())
+            if target is not None:
+                target.client.adopt(group)
+                self.prefilled += len(group)
+                continue
+            for pending in group:
+                pending.give(self.failure or WorkerError("no engine is left to go on with this request"))
+
     def _refresh(self) -> None:
-        clients = [replica.client for replica in self.replicas]
+        clients = [replica.client for replica in self.replicas if not replica.prefills]
         states = {client.state for client in clients}
         known = [client.facts for client in clients if client.facts is not None and client.state != "failed"]
         if known:
             places = sum(facts.max_sequences for facts in known)
-            context = min(facts.context for facts in known)
+            readers = [replica.client for replica in self.replicas if replica.prefills]
+            read = [client.facts for client in readers if client.facts is not None and client.state != "failed"]
+            context = min(facts.context for facts in (*known, *read))
             self.facts = msgspec.structs.replace(known[0], max_sequences=places, context=context)
         order: tuple[State, ...] = ("ready", "restarting", "starting", "failed")
         self.state = next((state for state in order if state in states), "failed")
@@ -201,8 +190,9 @@ class Fleet:
         lost = replica.client.state == "failed"
         ledger = replica.client.ledger
         for group in grouped([pending for pending in ledger.held() if lost or not pending.suspect]):
+            readers = self._fresh(replica, self._readers(len(group)), group) if replica.prefills else []
             others = [other for other in self._takers() if other is not replica]
-            fresh = [other for other in others if all(other.name not in pending.failed_on for pending in group)]
+            fresh = readers or self._fresh(replica, others, group)
             able = fresh if fresh or not lost else others
             if not lost:
                 able = [other for other in able if other.free]  # else it may as well wait where it is
@@ -212,28 +202,46 @@ class Fleet:
                 target.client.adopt(group)
                 self.moved += len(group)
 
+    @staticmethod
+    def _fresh(replica: Replica, others: Iterable[Replica], group: Sequence[Pending]) -> list[Replica]:
+        """Others where nothing of the group failed before."""
+        failed = {name for pending in group for name in pending.failed_on}
+        return [other for other in others if other is not replica and other.name not in failed]
+
     # -- who takes what --------------------------------------------------------------------------------------------
 
     def _takers(self) -> list[Replica]:
-        """Replicas that can begin now; without any, those that soon can."""
-        free = [replica for replica in self.replicas if replica.free]
-        return free or [replica for replica in self.replicas if replica.hopeful]
+        """Replicas that decode and can begin now; without any, those that soon can."""
+        able = [replica for replica in self.replicas if not replica.prefills]
+        return [replica for replica in able if replica.free] or [replica for replica in able if replica.hopeful]
+
+    def _readers(self, count: int) -> list[Replica]:
+        """Replicas that prefill and can begin now; without any, `count` requests are read by who decodes them."""
+        able = [replica for replica in self.replicas if replica.prefills]
+        free = [replica for replica in able if replica.free]
+        if able and not free:
+            self.alone += count
+            if not self._lonely:
+                log.warning("no replica that prefills is ready: those that decode read prompts themselves")
+        self._lonely = bool(able) and not free
+        return free
 
     def _choose(self, request: Request, replicas: Iterable[Replica], session: str = "") -> Replica | None:
         able = {replica.name: replica for replica in replicas}
         if not able:
             return None
         loads = {name: self.load(replica) for name, replica in able.items()}
-        return able[self.router.choose(request.prompt_token_ids, loads, session=session, salt=request.cache_salt)]
+        router = self.reading if any(replica.prefills for replica in able.values()) else self.router
+        return able[router.choose(request.prompt_token_ids, loads, session=session, salt=request.cache_salt)]
 
     def load(self, replica: Replica) -> int:
         """Tokens that are due there, as far as can be foreseen."""
-        return sum(map(self._due, replica.client.ledger.pending.values()))
+        pendings = replica.client.ledger.pending.values()
+        unread = sum(len(pending.request.prompt_token_ids) - pending.read_tokens for pending in pendings)
+        return unread + (len(pendings) if replica.prefills else sum(map(self._expected, pendings)))
 
-    def _due(self, pending: Pending) -> int:
-        request, emitted = pending.request, len(pending.emitted)
-        unread = len(request.prompt_token_ids) - pending.read_tokens
-        return unread + self.router.expected(request.params.max_tokens, emitted)
+    def _expected(self, pending: Pending) -> int:
+        return self.router.expected(pending.request.params.max_tokens, len(pending.emitted))
 
     # -- what operators ask ----------------------------------------------------------------------------------------
 
@@ -291,7 +299,7 @@ class Fleet:
 
     def _spared(self, name: str) -> Replica:
         replica = self.find(name)
-        if not any(other.free for other in self.replicas if other is not replica):
+        if not any(other.free for other in self.replicas if other is not replica and not other.prefills):
             raise ConfigError(f"no other replica is ready to do the work of {name}; start one first.")
         replica.draining = True
         return replica
@@ -307,7 +315,7 @@ class Fleet:
             await asyncio.sleep(POLL_S)
         await client.stop()
         self.replicas.remove(replica)
-        self.router.forget(replica.name)
+        self._forget(replica)
         self._gone.restarts += client.restarts
         self._gone.resumed += client.resumed
         self._gone.poisoned += client.poisoned
@@ -315,8 +323,14 @@ class Fleet:
 
     def _add_replica(self, pool: Pool, number: int) -> Replica:
         replica = Replica(pool, number, self.hire(pool, number, self))
+        replica.client.ledger.prefills = replica.prefills
         self.replicas.append(replica)
         return replica
+
+    def _forget(self, replica: Replica) -> None:
+        """Its cache is gone."""
+        self.router.forget(replica.name)
+        self.reading.forget(replica.name)
 
     def _do(self, chore: Any) -> None:
         task: asyncio.Task[None] = asyncio.create_task(chore)
@@ -326,19 +340,3 @@ class Fleet:
     def _check_count(self, count: int) -> None:
         if count > MAX_REPLICAS:
             raise ConfigError(f"that makes {count} replicas; there may be at most {MAX_REPLICAS}.")
-
-
-def summed(all_stats: Sequence[messages.Stats]) -> messages.Stats:
-    """Counts of several engines, added up."""
-    if not all_stats:
-        return messages.Stats()
-    total: dict[str, Any] = {}
-    for name in messages.Stats.__struct_fields__:
-        values = [getattr(stats, name) for stats in all_stats]
-        if isinstance(values[0], tuple):
-            total[name] = tuple(sum(depth) for depth in zip_longest(*values, fillvalue=0))
-        elif isinstance(values[0], dict):
-            total[name] = {key: sum(each.get(key, 0) for each in values) for key in dict.fromkeys(chain(*values))}
-        else:
-            total[name] = sum(values)
-    return messages.Stats(**total)

@@ -6,6 +6,9 @@ says about an earlier life of it is not taken for its present one.
 
 A request that was at work in two crashes is a suspect. Suspects are tried one at a time, alone, while all others wait:
 who crashes alone is the poison and ends with an error; who gets past the place where the worker died goes free.
+
+A worker that only prefills is left by each request after one token, and is asked to lend its pages: it goes on at
+another worker as after a crash, but with the address of what was computed already.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from fathom.batching.request import Output, Request
+from fathom.batching.request import Output, PrefixSource, Request
 from fathom.errors import EngineError, FathomError
 from fathom.serve import messages
 
@@ -59,7 +62,9 @@ class Pending:
 
     Fields: group: siblings have the same one, and travel together. emitted: tokens that its reader has. crashes: of
             workers that had it. failed_on: replicas that died or went silent with it. sent_as: its name on the worker
-            now, "" while it is held here. outputs: those with tokens since it was sent. setbacks: failed steps.
+            now, "" while it is held here. outputs: those with tokens since it was sent. setbacks: failed steps. prefix:
+            where pages of its prompt can be had, until the worker that it went to with this has given a token. read: it
+            has left a worker that prefills, and was not sent since.
     """
 
     request: Request
@@ -75,6 +80,8 @@ class Pending:
     sent_as: str = ""
     outputs: int = 0
     setbacks: int = 0
+    prefix: PrefixSource | None = None
+    read: bool = False
 
     @property
     def suspect(self) -> bool:
@@ -85,7 +92,10 @@ class Pending:
         self.sent_as = f"{self.request.id}/{self.sends}" if self.sends else self.request.id
         self.sends += 1
         self.outputs = 0
-        return msgspec.structs.replace(self.request, id=self.sent_as, emitted_token_ids=tuple(self.emitted))
+        return msgspec.structs.replace(
+            self.request, id=self.sent_as, emitted_token_ids=tuple(self.emitted),
+            prefix_from=self.prefix or self.request.prefix_from,
+        )  # fmt: skip
 
     def take(self, output: Output) -> Output:
         """An output as its reader gets it: with its own name, and counts that go on where the last worker left off."""
@@ -96,6 +106,7 @@ class Pending:
         if output.token_ids:
             self.emitted += output.token_ids
             self.outputs += 1
+            self.prefix = None
         if self.sends == 1 and output.cached_tokens == self.cached_tokens:
             return output  # its first life: all is as it should be
         return msgspec.structs.replace(
@@ -112,7 +123,8 @@ class Ledger:
     """The books of one worker.
 
     Args:   name: of the replica that the worker is. ended: told of each request that came to its end by itself.
-    Fields: poisoned: requests found guilty so far. resumed: requests handed over again so far.
+    Fields: poisoned: requests found guilty so far. resumed: requests handed over again so far, because a worker was
+            lost. prefills: whether the worker gives each request one token only.
     """
 
     def __init__(self, name: str = "", ended: Callable[[Pending], None] | None = None) -> None:
@@ -122,7 +134,9 @@ class Ledger:
         self.trial: Pending | None = None
         self.poisoned = 0
         self.resumed = 0
+        self.prefills = False
         self._sent: dict[str, Pending] = {}
+        self._read: list[Pending] = []
 
     def add(self, requests: Iterable[Request], inbox: Inbox) -> None:
         """New requests, siblings of each other."""
@@ -137,6 +151,12 @@ class Ledger:
         """Another worker takes these over."""
         for pending in pendings:
             self.remove(pending.request.id)
+
+    def read(self) -> list[Pending]:
+        """Those that have their first token from a worker that prefills, and leave it."""
+        found, self._read = self._read, []
+        self.release(found)
+        return found
 
     def remove(self, request_id: str) -> str:
         """It has ended, or nobody wants it any more. Returns: its name on the worker, "" if it is not there."""
@@ -167,13 +187,20 @@ class Ledger:
             groups = [] if self.trial.sent_as else [[self.trial]]
         else:
             groups = list(grouped(self.held()))
-        return [*aborts, *[messages.Add(tuple(self._send(pending) for pending in group)) for group in groups]]
+        return [*aborts, *[messages.Add(self._send(group)) for group in groups]]
 
     def take(self, output: Output, step_s: float) -> None:
         """Pass an output on to whom it is for, and note what it means."""
         pending = self._sent.get(output.request_id)
         if pending is None:
             return  # aborted, or handed over, a moment ago
+        if self.prefills and _goes_on(pending, output):
+            pending.give(pending.take(msgspec.structs.replace(output, finish_reason=None, prefix=None)), step_s)
+            pending.prefix, pending.read = output.prefix, True
+            if pending is self.trial:
+                pending.crashes.clear()
+            self._read.append(pending)
+            return
         pending.give(pending.take(output), step_s)
         if output.finish_reason is not None:
             self.remove(pending.request.id)
@@ -229,11 +256,14 @@ class Ledger:
             pending.give(error)
         return names
 
-    def _send(self, pending: Pending) -> Request:
-        self.resumed += pending.sends > 0
-        request = pending.send()
-        self._sent[request.id] = pending
-        return request
+    def _send(self, group: Iterable[Pending]) -> tuple[Request, ...]:
+        sent = []
+        for pending in group:
+            self.resumed += pending.sends > 0 and not pending.read
+            pending.read = False
+            sent.append(pending.send())
+            self._sent[sent[-1].id] = pending
+        return _prefilling(sent) if self.prefills else tuple(sent)
 
     def _withdraw(self, pending: Pending) -> str:
         name, pending.sent_as = pending.sent_as, ""
@@ -247,3 +277,22 @@ def grouped(pendings: Sequence[Pending]) -> Iterable[list[Pending]]:
     for pending in pendings:
         groups.setdefault(id(pending.group), []).append(pending)
     return groups.values()
+
+
+def _goes_on(pending: Pending, output: Output) -> bool:
+    """Whether this end is only the end of what a worker that prefills was asked for."""
+    emitted = len(pending.emitted) + len(output.token_ids)
+    return output.finish_reason == "length" and emitted < pending.request.params.max_tokens
+
+
+def _prefilling(requests: Iterable[Request]) -> tuple[Request, ...]:
+    """One more token of each; those that go on elsewhere lend their pages, siblings only once."""
+    found, lent = [], set()
+    for request in requests:
+        tokens, prompt = len(request.emitted_token_ids) + 1, (request.prompt_token_ids, request.cache_salt)
+        ends = request.params.max_tokens <= tokens
+        params = request.params if ends else msgspec.structs.replace(request.params, max_tokens=tokens)
+        lends = not ends and prompt not in lent
+        found.append(msgspec.structs.replace(request, params=params, lends_prefix=lends))
+        lent |= {prompt} if lends else set()
+    return tuple(found)

@@ -160,8 +160,8 @@ class Stats(Message, frozen=True, tag="stats"):
     """The engine's state, a few times a second while it works and once when it falls idle.
 
     Fields: see EngineStats. slots_used: pages that lie in the spill file, or in the cache folder. leases: by state, how
-            many came to be in it; `live`, now. fetched_pages: taken in from other workers; failed_fetches: prompts
-            whose pages did not all come.
+            many came to be in it; `live`, now. fetched_pages, fetched_bytes: taken in from other workers; fetches:
+            prompts whose pages all came; failed_fetches: those whose did not.
     """
 
     running: int = 0
@@ -180,6 +180,8 @@ class Stats(Message, frozen=True, tag="stats"):
     leases: dict[str, int] = {}
     leased_pages: int = 0
     fetched_pages: int = 0
+    fetched_bytes: int = 0
+    fetches: int = 0
     failed_fetches: int = 0
 
 

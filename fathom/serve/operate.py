@@ -83,7 +83,8 @@ async def metrics(http: HttpRequest) -> Response:
     series, stats = front.metrics, front.client.stats
     for name in (
         "running", "waiting", "pages_used", "pages_total", "preemptions", "copied_pages", "spilled_pages",
-        "restored_pages", "lost_pages", "slots_used", "leased_pages", "fetched_pages", "failed_fetches",
+        "restored_pages", "lost_pages", "slots_used", "leased_pages", "fetched_pages", "fetched_bytes", "fetches",
+        "failed_fetches",
     ):  # fmt: skip
         getattr(series, name).set(getattr(stats, name))
     for state, count in stats.leases.items():
@@ -98,6 +99,8 @@ async def metrics(http: HttpRequest) -> Response:
     series.poisoned.set(front.client.poisoned)
     if isinstance(front.client, Fleet):
         series.moved.set(front.client.moved)
+        series.prefilled.set(front.client.prefilled)
+        series.alone.set(front.client.alone)
         series.show_replicas(front.client.describe())
     series.ready.set(1 if front.client.state == "ready" else 0)
     return Response(series.render(), headers={"content-type": prometheus.CONTENT_TYPE})
@@ -138,6 +141,8 @@ def _overview(ours: Fleet) -> dict[str, Any]:
         "state": ours.state,
         "replicas": ours.describe(),
         "moved": ours.moved,
+        "prefilled": ours.prefilled,
+        "alone": ours.alone,
         "router": {"requests": router.requests, "prefix_hits": router.hits, "pinned": router.pinned},
     }
 

@@ -301,3 +301,13 @@ def test_an_ended_reply_is_refused_and_leaves_nothing():
     with pytest.raises(RequestError, match="ended the reply"):
         scheduler.add(Request("a", (1, 2), SamplingParams(max_tokens=9), emitted_token_ids=(3, EOS)))
     assert not scheduler.has_work and not scheduler.waiting
+
+
+def test_it_is_starved_when_others_hold_the_pages_and_not_before_its_first_step():
+    scheduler = Scheduler(SchedulerConfig(8, 2, 4, 4), (EOS,))
+    scheduler.add(request(0, [1] * 9, max_tokens=2))
+    assert scheduler.waiting and not scheduler.running and not scheduler.starved
+    held = [scheduler.pool.allocate() for _ in range(2)]
+    assert scheduler.starved and not scheduler.schedule().rows
+    scheduler.pool.release(held)
+    assert not scheduler.starved and scheduler.schedule().rows and not scheduler.starved

@@ -12,7 +12,7 @@ from fathom.config import preset
 from fathom.cost import plan_pool
 from fathom.layout.deploy import read_deploy
 
-DEPLOYS = sorted(Path("recipes/deploy").glob("*.toml"))
+DEPLOYS = sorted(Path("recipes/deploy").glob("deepseek-*.toml"))
 PAPER, SERVICE = (f"recipes/deploy/deepseek-v3-{name}.toml" for name in ("paper", "service"))
 
 

@@ -42,7 +42,7 @@ def test_a_deployment_says_what_options_may_not(tmp_path: Path, capsys: pytest.C
     file = tmp_path / "deploy.toml"
     file.write_text('model = "nano"\n[[pool]]\nname = "p"\nreplicas = 2\n[engine]\nmax_sequences = 8\n')
     assert "says which model" in refused(capsys, str(file), "--replicas", "3")
-    assert "--worker needs --worker-secret" in refused(capsys, "--worker", "h:1")
+    assert "workers elsewhere need --worker-secret" in refused(capsys, "--worker", "h:1")
     parser = argparse.ArgumentParser()
     serve.add_arguments(parser)
     config = serve.configured(parser.parse_args([str(file), "--num-pages", "9"]))

@@ -9,7 +9,7 @@ import pytest
 from fathom.errors import ConfigError
 from fathom.layout import Layout
 from fathom.layout.deploy import Pool
-from fathom.serve.deployment import build_fleet, fitted, read_engine, shared
+from fathom.serve.deployment import build_fleet, fitted, read_engine, shared, transfer
 from fathom.serve.messages import Hello
 from fathom.serve.transport import Remote, Spawned
 
@@ -37,6 +37,24 @@ def test_replicas_here_and_elsewhere_make_one_fleet() -> None:
     assert [replica.client.name for replica in fleet.replicas] == [replica.name for replica in fleet.replicas]
     with pytest.raises(ConfigError, match="has 2 workers"):
         fleet.scale("remote", 3)
+
+
+def test_who_prefills_lends_pages_where_the_others_reach_it() -> None:
+    assert transfer(Pool(), 0) is None and transfer(Pool("p", role="prefill"), 7) == "127.0.0.1:0"
+    there = Pool("p", role="prefill", replicas=2, workers=("h:7000", "[::1]:7001"))
+    assert [transfer(there, number) for number in range(2)] == ["h:0", "[::1]:0"]
+    named = Pool("p", role="prefill", transfer=("10.0.0.7:900",))
+    assert transfer(named, 0) == "10.0.0.7:900"
+    with pytest.raises(ConfigError, match="more replicas need more"):
+        transfer(named, 1)
+    far = Pool("d", role="decode", replicas=1, workers=("h:7000",))
+    with pytest.raises(ConfigError, match="pool p lends pages to pool d on other machines"):
+        build_fleet(Hello("m"), (Pool("p", role="prefill"), far), secret=b"s")
+    fleet = build_fleet(Hello("m", threads=4), (named, far), secret=b"s")
+    assert [(type(r.client.via), r.client.hello.transfer) for r in fleet.replicas] == [
+        (Spawned, "10.0.0.7:900"), (Remote, None),
+    ]  # fmt: skip
+    assert [r.client.ledger.prefills for r in fleet.replicas] == [True, False]
 
 
 @pytest.mark.parametrize("worker", ["h", ":1", "h:", "h:x", "h:0", "h:70000"])

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import msgspec
 import openai
 import pytest
 
@@ -17,10 +16,10 @@ from fathom.batching.request import Output, Request, SamplingParams
 from fathom.errors import ConfigError, EngineError, WorkerError
 from fathom.layout.deploy import Pool
 from fathom.serve.client import EngineClient, RestartPolicy, Watcher
-from fathom.serve.fleet import Fleet, summed
+from fathom.serve.fleet import Fleet
 from fathom.serve.launch import ServeConfig
 from fathom.serve.ledger import Inbox
-from fathom.serve.messages import Hello, Stats
+from fathom.serve.messages import Hello
 from fathom.serve.transport import Spawned
 from fathom.tokenizer import Tokenizer
 from tests.serve.conftest import SCRIPTED, running
@@ -214,20 +213,6 @@ def test_replicas_are_added_drained_and_renewed_while_replies_run(scripted_model
                 ours.find("x")
 
     asyncio.run(main())
-
-
-def test_pools_that_divide_the_work_are_not_served_yet() -> None:
-    with pytest.raises(ConfigError, match="role 'prefill'"):
-        Fleet([Pool("p", role="prefill"), Pool("d", role="decode")], lambda *_: EngineClient(Hello("m")))
-
-
-def test_counts_are_added_up() -> None:
-    one = Stats(running=1, drafted_by_depth=(3, 2), leases={"live": 1})
-    two = Stats(running=2, steps=5, drafted_by_depth=(1,), leases={"live": 2, "sent": 3})
-    assert summed([one, two]) == Stats(
-        running=3, steps=5, drafted_by_depth=(4, 2), leases={"live": 3, "sent": 3}
-    )
-    assert msgspec.structs.asdict(summed([])) == msgspec.structs.asdict(Stats())
 
 
 def test_operators_see_scale_and_renew_the_fleet(scripted_model: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fathom.batching.request import Output, Request, SamplingParams
+from fathom.batching.request import Output, PrefixSource, Request, SamplingParams
 from fathom.errors import EngineError, RequestError
 from fathom.serve import messages
 from fathom.serve.ledger import MAX_SETBACKS, Crash, Inbox, Ledger
@@ -180,3 +180,71 @@ def test_an_abort_under_trial_lets_the_others_go_on() -> None:
     ledger.refuse("b/2", RequestError("too long"))
     assert ledger.orders() == [] and not ledger.pending and ledger.remove("b") == ""
     assert isinstance(drained(inbox)["b"][0], RequestError)
+
+
+SOURCE = PrefixSource("host", 1, "lease", "token")
+
+
+def prefilling() -> Ledger:
+    ledger = Ledger("p")
+    ledger.prefills = True
+    return ledger
+
+
+def test_a_worker_that_prefills_is_left_after_one_token_and_lends_once_for_siblings() -> None:
+    ledger, inbox = prefilling(), Inbox()
+    ledger.add([Request(name, (1, 2), SamplingParams(max_tokens=LENGTH)) for name in "ab"], inbox)
+    ledger.add([Request("c", (1, 2), SamplingParams(max_tokens=1))], inbox)
+    (first, second), (third,) = (order.requests for order in ledger.orders() if isinstance(order, messages.Add))
+    assert [each.params.max_tokens for each in (first, second, third)] == [1, 1, 1]
+    assert [each.lends_prefix for each in (first, second, third)] == [True, False, False]
+    ledger.take(Output("a", (), read_tokens=1), 0.1)
+    ledger.take(Output("a", (7,), "length", read_tokens=2, prefix=SOURCE), 0.1)
+    ledger.take(Output("b", (8,), "stop"), 0.1)
+    ledger.take(Output("c", (9,), "length"), 0.1)
+    (left,) = ledger.read()
+    assert left.request.id == "a" and not ledger.pending and not ledger.read()
+    events = drained(inbox)
+    assert [event.finish_reason for event in events["a"]] == [None, None]
+    assert (events["a"][1].prefix, events["b"][0].finish_reason, events["c"][0].finish_reason) == (
+        None, "stop", "length",
+    )  # fmt: skip
+
+    next_one = Ledger("d")
+    next_one.adopt([left])
+    (order,) = next_one.orders()
+    (request,) = order.requests
+    assert (request.emitted_token_ids, request.prefix_from, request.params.max_tokens) == ((7,), SOURCE, LENGTH)
+    assert not request.lends_prefix and next_one.resumed == 0
+    next_one.take(Output(request.id, (71,), read_tokens=2, cached_tokens=1), 0.1)
+    (event,) = drained(inbox)["a"]
+    assert (event.request_id, event.token_ids, event.cached_tokens, event.read_tokens) == ("a", (71,), 0, 2)
+    next_one.crashed(Crash(0.0))
+    (order,) = next_one.orders()
+    assert order.requests[0].prefix_from is None and order.requests[0].emitted_token_ids == (7, 71)
+    assert next_one.resumed == 1
+
+
+def test_pages_that_were_not_fetched_when_a_worker_died_are_asked_for_again() -> None:
+    ledger, next_one = prefilling(), Ledger("d")
+    ledger.add([Request("a", (1, 2), SamplingParams(max_tokens=LENGTH))], Inbox())
+    ledger.orders()
+    ledger.take(Output("a", (7,), "length", prefix=SOURCE), 0.1)
+    next_one.adopt(ledger.read())
+    next_one.orders()
+    next_one.crashed(Crash(0.0))
+    (order,) = next_one.orders()
+    assert order.requests[0].prefix_from == SOURCE and next_one.resumed == 1
+
+
+def test_a_suspect_that_is_prefilled_alone_is_none_any_more() -> None:
+    ledger = prefilling()
+    ledger.add([Request("a", (1, 2), SamplingParams(max_tokens=LENGTH))], Inbox())
+    for _ in range(2):
+        ledger.orders()
+        ledger.crashed(Crash(0.0))
+    ledger.orders()
+    assert ledger.trial is not None and ledger.quarantined
+    ledger.take(Output(ledger.trial.sent_as, (7,), "length"), 0.1)
+    (left,) = ledger.read()
+    assert ledger.trial is None and not left.suspect
