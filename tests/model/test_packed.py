@@ -279,4 +279,4 @@ def test_an_idle_rank_asks_its_peers_as_often_as_a_busy_one() -> None:
 
     world.run(work)
     sparse = sum(map(CONFIG.is_moe, range(CONFIG.num_hidden_layers)))
-    assert world.boards["ep", 0].asked == ["all_gather"] + ["all_gather", "all_to_all", "all_to_all"] * sparse
+    assert world.boards["ep", 0].asked == ["gather"] + ["gather", "exchange", "exchange"] * sparse
