@@ -204,7 +204,7 @@ def test_it_says_what_it_is() -> None:
 
 def part_of(weights: Weights, shard: Shard) -> Weights:
     """What a rank owns, cut from the whole."""
-    own = {name: owned(name, shard) for name in weights if here(name, shard)}
+    own = {name: owned(name, shard) for name in weights if here(name, shard, {})}
     return {
         name: weights[name] if part is None else own_part(weights[name], part) for name, part in own.items()
     }  # fmt: skip
