@@ -24,7 +24,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES)
 def test_any_layout_gives_the_tokens_of_one_process(case: Case, ran: list[tuple[Case, Run]]) -> None:
     expected = alone(case.bits)
-    crew = Crew.start(CrewConfig(MODEL, case.layout, bits=case.bits, mtp=case.mtp))
+    crew = Crew.start(CrewConfig(MODEL, case.layout, bits=case.bits, mtp=case.mtp, redundant=case.redundant))
     try:
         for run in case.runs:
             engine = Engine(
@@ -64,7 +64,7 @@ def test_the_load_is_mixed() -> None:
 
 
 def test_every_pair_of_features_runs_together() -> None:
-    covered = set().union(*(pairs(case.layout, case.bits, run) for case, run in planned()))
+    covered = set().union(*(pairs(case.layout, case.bits, case.redundant, run) for case, run in planned()))
     missing = [" with ".join(sorted(feature.value for feature in pair)) for pair in possible() - covered]
     assert missing == [], "add a crew to matrix.py"
 
