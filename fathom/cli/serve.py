@@ -79,12 +79,12 @@ def run(args: argparse.Namespace) -> int:
 def lend(config: ServeConfig, hosts: Hosts) -> int:
     """Run this host's ranks for the one that serves, until that lets them go."""
     from fathom.engine.join import join
-    from fathom.serve.secret import read_secret
+    from fathom.serve.secret import read_token
 
     ranks = hosts.ranks(config.pools[0].layout.world_size)
     print(f"fathom {__version__}   ranks {ranks[0]} to {ranks[-1]} for {hosts.host}:{hosts.port}", file=sys.stderr)
     with contextlib.suppress(KeyboardInterrupt):
-        join(hosts.host, hosts.port, ranks, read_secret(hosts.secret).decode())
+        join(hosts.host, hosts.port, ranks, read_token(hosts.secret))
     return 0
 
 

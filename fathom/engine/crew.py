@@ -238,7 +238,8 @@ class Crew:
             desk.close()
         for rank, link in self._links.items():
             threading.Thread(target=self._listen, args=(rank, link), name=f"rank {rank}", daemon=True).start()
-        talk_over(config.host)
+        elsewhere = [link.address for rank, link in self._links.items() if rank not in self._processes]
+        talk_over(elsewhere[0] if elsewhere else config.host)  # host may be a name, which names no interface
         order = orders.Load(
             model=str(config.model), layout=(self.layout.pp, self.layout.dp, self.layout.tp, self.layout.ep),
             host=config.host, port=free_port(config.host), timeout_s=config.timeout_s, bits=str(config.bits),

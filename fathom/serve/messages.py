@@ -38,7 +38,8 @@ class Ranks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     Fields: host, port: where they find the worker; 0 is any port. here: how many of them run on the worker's host; None
             is all. secret: the file with the token that those on other hosts must know. timeout_s: the longest that one
-            waits for another in the middle of a step [s]. redundant_experts, eplb: as in layout/deploy.py.
+            waits for another in the middle of a step [s]. start_s: the longest that all may take to come and to load
+            [s]. redundant_experts, eplb: as in layout/deploy.py.
     """
 
     host: str = "127.0.0.1"
@@ -46,6 +47,7 @@ class Ranks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     here: int | None = None
     secret: str | None = None
     timeout_s: float = 20.0
+    start_s: float = 600.0
     redundant_experts: int = 0
     eplb: Literal["off", "auto", "manual"] = "off"
 

@@ -36,11 +36,12 @@ from fathom.serve import messages
 from fathom.serve.connection import Connection, Door, Gone, Wake
 from fathom.serve.exchange import PageExchange, Store, read_address
 from fathom.serve.gathering import Gathering
-from fathom.serve.secret import read_secret
+from fathom.serve.secret import read_secret, read_token
 
 log = logging.getLogger(__name__)
 
 STATS_EVERY_S = 0.25
+LEAVE_S = 2.5  # a front that says Shutdown waits a little longer (RestartPolicy.goodbye_s)
 SAVING_S = 2.0  # before leaving; less than RestartPolicy.goodbye_s, after which the front ends this process
 PROBE_BYTES = 1 << 20  # enough of a file's ends to tell two trainings apart, little enough for 700 GB
 
@@ -121,6 +122,8 @@ def _work_or_fail(connection: Connection, engine: Steps, exchange: PageExchange 
 
 def _read(connection: Connection) -> None:
     connection.read()
+    if connection.told_to_leave:
+        time.sleep(LEAVE_S)  # the main thread lets go of ranks elsewhere, and keeps pages, before the process ends
     os._exit(0)  # not sys.exit: the main thread may be deep in a forward pass, and nobody is left to read its result
 
 
@@ -334,9 +337,10 @@ def _crew_config(hello: messages.Hello, config: Any) -> Any:
         host=ranks.host,
         port=ranks.port,
         ranks_here=ranks.here,
-        token=None if ranks.secret is None else read_secret(Path(ranks.secret)).decode(),
+        token=None if ranks.secret is None else read_token(Path(ranks.secret)),
         redundant=ranks.redundant_experts,
         timeout_s=ranks.timeout_s,
+        start_s=ranks.start_s,
     )
 
 
