@@ -17,7 +17,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import msgspec
+
 from fathom.batching.request import Output, Request, SamplingParams
+from fathom.config.faults import faults_of
 from fathom.errors import EngineError, FathomError, InputError, RequestError, WorkerError
 from fathom.serve import messages
 from fathom.serve.ledger import Crash, Inbox, Ledger, Pending
@@ -37,7 +40,7 @@ State = Literal["starting", "ready", "restarting", "failed", "stopped"]
 class RestartPolicy:
     """How often a dead worker is started again. Fields: restarts: allowed within `window_s`. probe_s: for one token."""
 
-    restarts: int = 3
+    restarts: int = 4
     window_s: float = 60.0
     first_pause_s: float = 0.2
     longest_pause_s: float = 10.0
@@ -86,6 +89,7 @@ class EngineClient:
         self._crashes: deque[Crash] = deque()
         self._phase: Literal["loading", "probing", "live"] = "loading"
         self._unanswered = 0  # Pings since the last word
+        self._life = 0  # of the worker, for faults
 
     @property
     def in_flight(self) -> int:
@@ -203,7 +207,8 @@ class EngineClient:
         failed: FathomError | None = None
         patience_s = self.policy.goodbye_s
         try:
-            link.send(self.hello)
+            link.send(msgspec.structs.replace(self.hello, faults=faults_of(self.hello.faults, self.name, self._life)))
+            self._life += 1
             failed = await self._converse(link)
             patience_s = 0.0 if failed else patience_s  # silent, or no sense in what it says: nothing to wait for
         finally:
