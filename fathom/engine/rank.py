@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from fathom.engine import orders
-from fathom.engine.part import Part, Place
+from fathom.engine.part import Part
+from fathom.engine.place import Place
 from fathom.errors import FathomError, InputError, WorkerError
 from fathom.parallel.control import Link, report_to
 from fathom.parallel.groups import talk_over

@@ -17,7 +17,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import msgspec
+
 from fathom.batching.request import Output, Request, SamplingParams
+from fathom.config.faults import faults_of
 from fathom.errors import EngineError, FathomError, InputError, RequestError, WorkerError
 from fathom.serve import messages
 from fathom.serve.ledger import Crash, Inbox, Ledger, Pending
@@ -41,7 +44,7 @@ class RestartPolicy:
             worker that was lost; then it has failed, and they end.
     """
 
-    restarts: int = 3
+    restarts: int = 4
     window_s: float = 60.0
     first_pause_s: float = 0.2
     longest_pause_s: float = 10.0
@@ -93,6 +96,7 @@ class EngineClient:
         self._unanswered = 0  # Pings since the last word
         self._outage: asyncio.Timeout | None = None
         self._back_by: float | None = None  # the end of an outage (the loop's time); None: there is none
+        self._life = 0  # of the worker, for faults
 
     @property
     def in_flight(self) -> int:
@@ -221,7 +225,8 @@ class EngineClient:
         failed: FathomError | None = None
         patience_s = self.policy.goodbye_s
         try:
-            link.send(self.hello)
+            link.send(msgspec.structs.replace(self.hello, faults=faults_of(self.hello.faults, self.name, self._life)))
+            self._life += 1
             failed = await self._converse(link)
             patience_s = 0.0 if failed else patience_s  # silent, or no sense in what it says: nothing to wait for
         finally:

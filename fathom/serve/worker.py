@@ -107,7 +107,7 @@ def _exchange(engine: Steps, hello: messages.Hello, connection: Connection) -> P
 
 def _work_or_fail(connection: Connection, engine: Steps, exchange: PageExchange | None) -> int:
     """Work until told to leave, or until the engine cannot go on; returns the exit code. Raises: Gone."""
-    engine.watch(lambda report: connection.inbox.put(messages.Failed(report)))
+    engine.watch(lambda report: _lost(connection, report))
     try:
         _work(connection, engine, exchange)
         return 0
@@ -118,6 +118,14 @@ def _work_or_fail(connection: Connection, engine: Steps, exchange: PageExchange 
     finally:
         if exchange is not None:
             exchange.close()
+
+
+def _lost(connection: Connection, report: str) -> None:
+    """Tell the front at once: the main thread may wait for peers, and in vain, for as long as they may be late."""
+    failed = messages.Failed(report, WorkerError.exit_code)
+    connection.inbox.put(failed)
+    with contextlib.suppress(Gone):
+        connection.send(failed)
 
 
 def _read(connection: Connection) -> None:
@@ -141,7 +149,7 @@ def listen(door: Door, load: Load) -> int:
                     connection.send(messages.Failed(str(error), error.exit_code))
                     return error.exit_code
             asked, engine, facts = loaded
-            if hello != asked:
+            if msgspec.structs.replace(hello, faults=asked.faults) != asked:
                 text = f"this worker has loaded {asked.model} with other settings than are asked for; start it again."
                 connection.send(messages.Failed(text, 2))
                 connection.close()
@@ -304,7 +312,8 @@ def load_engine(hello: messages.Hello) -> tuple[Steps, messages.Ready]:
     config = EngineConfig(**{name: value for name, value in asked.items() if value is not None})
     if hello.ranks is not None:
         config = replace(config, eplb=hello.ranks.eplb)
-    crew = None if hello.layout in (None, (1, 1, 1, 1)) else Crew.start(_crew_config(hello, config))
+    alone = hello.layout in (None, (1, 1, 1, 1)) and not hello.faults  # faults happen to ranks; one may be a crew
+    crew = None if alone else Crew.start(_crew_config(hello, config))
     model = load_model(hello.model, mtp=config.mtp, **config.loading) if crew is None else crew.model
     ends = eos_token_ids(model.config, load_tokenizer(Path(hello.model)).eos_id)
     engine = Engine(model, config=config, eos_token_ids=ends, crew=crew)
@@ -325,11 +334,10 @@ def _crew_config(hello: messages.Hello, config: Any) -> Any:
     """The crew that a front asks for, for the settings of its engine."""
     from fathom.engine.crew import CrewConfig
 
-    assert hello.layout is not None, "one rank needs no crew"
     ranks = hello.ranks or messages.Ranks()
     return CrewConfig(
         model=hello.model,
-        layout=Layout(*hello.layout),
+        layout=Layout(*(hello.layout or ())),
         bits=config.bits,
         load=config.load,
         mtp=config.mtp,
@@ -341,6 +349,8 @@ def _crew_config(hello: messages.Hello, config: Any) -> Any:
         redundant=ranks.redundant_experts,
         timeout_s=ranks.timeout_s,
         start_s=ranks.start_s,
+        verify=ranks.verify,
+        faults=hello.faults,
     )
 
 

@@ -270,7 +270,8 @@ def test_a_slow_link_that_loses_packets_makes_steps_longer_and_no_token_differen
             step_s = statistics.median(step_s for _, step_s in group.arrivals)
             config = ModelConfig.read(find_model(MODEL))
             questions = sum(one.count for one in exchanges(config, group.layout, 1, 1))
-            print(f"{hosts.shaped_by}: a step takes {step_s:.2f} s, {step_s / questions / DELAY_S:.1f} trips a question")
+            trips = step_s / questions / DELAY_S
+            print(f"{hosts.shaped_by}: a step takes {step_s:.2f} s, {trips:.1f} trips a question")
             assert step_s > questions * DELAY_S, "it takes longer than light"
 
     asyncio.run(main())
