@@ -10,6 +10,7 @@ from time import monotonic
 from fathom.engine import orders
 from fathom.engine.load import first_placements, load_experts, load_part
 from fathom.engine.runner import Runner
+from fathom.engine.timeline import Timeline
 from fathom.errors import FathomError
 from fathom.layout import Layout, Shard
 from fathom.layout.placement import Placement
@@ -21,15 +22,17 @@ from fathom.parallel.groups import Groups, Meeting, joined
 
 
 class Place:
-    """What a rank is doing, for those who ask."""
+    """What a rank is doing, for those who ask. Attributes: timeline: what it did before."""
 
     def __init__(self) -> None:
         self.step = 0
+        self.timeline = Timeline()
         self._op, self._layer, self._since_s = "start", -1, monotonic()
 
     def note(self, op: str, layer: int = -1) -> None:
         """It begins this."""
         self._op, self._layer, self._since_s = op, layer, monotonic()
+        self.timeline.begin(op, layer)
 
     @property
     def at(self) -> orders.At:
@@ -51,7 +54,7 @@ class Part:
             place.note("meet")
             meeting = Meeting(order.host, order.port, order.timeout_s, order.cores)
             self._groups = self._open.enter_context(joined(shard, meeting, order.rooms))
-            return Ranks(shard, self._groups, place.note)
+            return place.timeline.follow(Ranks(shard, self._groups, place.note))
 
         try:
             self.model: PackedTransformer = load_part(
@@ -78,14 +81,15 @@ class Part:
 
     def open(self, order: orders.Open) -> Runner:
         """Make room for latents."""
-        self.runner = Runner(self.model, self.model.new_cache(order.num_pages, order.page_tokens, mtp=order.mtp))
+        cache = self.model.new_cache(order.num_pages, order.page_tokens, mtp=order.mtp)
+        self.runner = Runner(self.model, cache, timeline=self.place.timeline)
         return self.runner
 
     def execute(self, order: orders.Execute) -> orders.Answer:
         """This rank's share of a step."""
         assert self.runner is not None, "Open comes before Execute"
         plan = order.plans[self.shard.dp_rank]
-        self.place.step = max(plan.step for plan in order.plans)
+        self.place.step = self.place.timeline.step = max(plan.step for plan in order.plans)
         self.place.note("compute")
         sampled = self.runner.execute(plan, order.forwards)
         self.place.note("wait for orders")
@@ -96,6 +100,11 @@ class Part:
         peers = self.model.peers
         assert isinstance(peers, Ranks), "a part has peers"
         return orders.Counted({layer: load.tolist() for layer, load in peers.take_load().items()})
+
+    def trace(self, order: orders.Trace) -> orders.Traced:
+        """What this rank did of late."""
+        now_s = monotonic()  # first: the leader compares clocks
+        return orders.Traced(now_s, self.shard.dp_rank, self.place.timeline.latest(order.most))
 
     def prepare(self, order: orders.Prepare, done: Callable[[orders.ToLeader], None]) -> None:
         """Load in the background what other placements want here; `done` is told, from that thread."""
