@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
+from typing import TypeVar
 
 import msgspec
 
@@ -30,6 +31,7 @@ from fathom.engine.join import spawn
 from fathom.engine.part import Part
 from fathom.engine.place import Board, Place
 from fathom.engine.runner import Runner
+from fathom.engine.timeline import Timeline
 from fathom.errors import ConfigError, FathomError, InputError, WorkerError
 from fathom.layout import Layout
 from fathom.layout.placement import Placement
@@ -39,6 +41,8 @@ from fathom.parallel.control import Desk, Link
 from fathom.parallel.groups import free_port, rooms_on, talk_over
 
 log = logging.getLogger(__name__)
+
+A = TypeVar("A", bound=orders.Order)
 
 ASK_S = 1.0  # for ranks to say where they are
 ENDING_S = 0.2  # from the end of a connection to that of its process
@@ -139,6 +143,19 @@ class Crew:
         """Data-parallel lanes, each with a batch of its own."""
         return self.layout.dp
 
+    @property
+    def timeline(self) -> Timeline:
+        """What the leader did of late."""
+        return self._place.timeline
+
+    def shares_clock(self, rank: int) -> bool:
+        """Whether a rank is of this host."""
+        return rank in self._processes or rank == 0
+
+    def trace(self, most: int) -> orders.Traced:
+        """What the leader did of late, as other ranks tell it."""
+        return self._own.trace(orders.Trace(most))
+
     def open(self, num_pages: int, page_tokens: int, *, mtp: bool) -> Runner:
         """Make room for latents on every rank; the leader's own runner."""
         order = orders.Open(num_pages, page_tokens, mtp)
@@ -180,12 +197,8 @@ class Crew:
 
     def take_load(self) -> dict[int, list[int]]:
         """Tokens that chose each expert since it was last asked for, by layer, of all lanes."""
-        self._order(orders.Count())
         load = dict(self._own.count().load)
-        for _ in self._links:
-            rank, message = self._next()
-            if not isinstance(message, orders.Counted):
-                raise self._lose(f"rank {rank} answers Count with {type(message).__name__}")
+        for rank, message in self.ask(orders.Count(), orders.Counted).items():
             if rank % (self.layout.dp * self.layout.tp) % self.layout.ep == 0:  # one of each group of experts
                 for layer, counts in message.load.items():
                     before = load.get(layer)
@@ -288,6 +301,24 @@ class Crew:
         frame = orders.pack(order)
         for link in self._links.values():
             link.send(frame)
+
+    def ask(self, order: orders.ToRank, kind: type[A], only: int | None = None) -> dict[int, A]:
+        """What each rank but the leader answers to an order between two steps, or one of them alone.
+
+        Raises: WorkerError: a rank is lost.
+        """
+        ranks, found = list(self._links) if only is None else [only], dict[int, A]()
+        try:
+            for rank in ranks:
+                self._links[rank].send(orders.pack(order))
+        except OSError as error:
+            raise self._lose(f"rank {rank} takes no orders: {error}") from error
+        for _ in ranks:
+            rank, message = self._next()
+            if not isinstance(message, kind):
+                raise self._lose(f"rank {rank} answers {type(order).__name__} with {type(message).__name__}")
+            found[rank] = message
+        return found
 
     def _next(self) -> tuple[int, orders.ToLeader]:
         """The next answer of any rank. Raises: the error of one that cannot go on, or WorkerError."""

@@ -1,8 +1,8 @@
 """What the leader of a group orders its ranks to do, and what they answer: msgpack maps whose `type` names the message.
 
-    leader -> rank   Load, then Open, then Execute | Count | Prepare | Switch; Where at any time; Leave
-    rank -> leader   Loaded, then an Answer to each Execute that it samples for, Counted, Prepared; At; Broke when it
-                     cannot go on
+    leader -> rank   Load, then Open, then Execute | Count | Trace | Prepare | Switch; Where at any time; Leave
+    rank -> leader   Loaded, then an Answer to each Execute that it samples for, Counted, Traced, Prepared; At; Broke
+                     when it cannot go on
 """
 
 from __future__ import annotations
@@ -67,6 +67,12 @@ class Count(Order, frozen=True, tag="count"):
     """Say how many tokens chose each expert since you were last asked."""
 
 
+class Trace(Order, frozen=True, tag="trace"):
+    """Say what you did of late: at most so many events (timeline.py); 0 asks for your clock alone."""
+
+    most: int = 0
+
+
 class Prepare(Order, frozen=True, tag="prepare"):
     """Load, while steps go on, the experts that other placements want here. slots: by layer (Placement.slots)."""
 
@@ -108,6 +114,14 @@ class Counted(Order, frozen=True, tag="counted"):
     load: dict[int, list[int]]
 
 
+class Traced(Order, frozen=True, tag="traced"):
+    """Fields: now_s: this rank's monotonic clock. lane: data-parallel. events: op, layer, step, begin and end [s]."""
+
+    now_s: float
+    lane: int = 0
+    events: list[tuple[str, int, int, float, float]] = []
+
+
 class Prepared(Order, frozen=True, tag="prepared"):
     """The experts are here. bytes: read for it, in `seconds`."""
 
@@ -136,8 +150,8 @@ class Broke(Order, frozen=True, tag="broke"):
     fault: str = ""
 
 
-ToRank = Load | Open | Execute | Count | Prepare | Switch | Where | Leave
-ToLeader = Loaded | Answer | Counted | Prepared | At | Broke
+ToRank = Load | Open | Execute | Count | Trace | Prepare | Switch | Where | Leave
+ToLeader = Loaded | Answer | Counted | Traced | Prepared | At | Broke
 
 pack = msgspec.msgpack.Encoder().encode
 _to_rank = msgspec.msgpack.Decoder(ToRank)

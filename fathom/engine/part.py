@@ -37,7 +37,7 @@ class Part:
             place.note("meet")
             meeting = Meeting(order.host, order.port, order.timeout_s, order.cores)
             self._groups = self._open.enter_context(joined(shard, meeting, order.rooms))
-            return Ranks(shard, self._groups, place.note, verify=order.verify)
+            return place.timeline.follow(Ranks(shard, self._groups, place.note, verify=order.verify))
 
         try:
             self.model: PackedTransformer = load_part(
@@ -65,7 +65,8 @@ class Part:
     def open(self, order: orders.Open) -> Runner:
         """Make room for latents."""
         self.place.note("open")
-        self.runner = Runner(self.model, self.model.new_cache(order.num_pages, order.page_tokens, mtp=order.mtp))
+        cache = self.model.new_cache(order.num_pages, order.page_tokens, mtp=order.mtp)
+        self.runner = Runner(self.model, cache, timeline=self.place.timeline)
         return self.runner
 
     def execute(self, order: orders.Execute) -> orders.Answer:
@@ -82,6 +83,11 @@ class Part:
         peers = self.model.peers
         assert isinstance(peers, Ranks), "a part has peers"
         return orders.Counted({layer: load.tolist() for layer, load in peers.take_load().items()})
+
+    def trace(self, order: orders.Trace) -> orders.Traced:
+        """What this rank did of late."""
+        now_s = monotonic()  # first: the leader compares clocks
+        return orders.Traced(now_s, self.shard.dp_rank, self.place.timeline.latest(order.most))
 
     def prepare(self, order: orders.Prepare, done: Callable[[orders.ToLeader], None]) -> None:
         """Load in the background what other placements want here; `done` is told, from that thread."""

@@ -19,6 +19,7 @@ from time import monotonic, sleep
 from fathom.batching.plan import Plan
 from fathom.config.faults import Chances, Fault
 from fathom.engine import orders
+from fathom.engine.timeline import Timeline
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +30,11 @@ RECORD = struct.Struct("<qqd32s")  # step, layer, begun (time.monotonic, one clo
 
 
 class Place:
-    """What a rank is doing."""
+    """What a rank is doing. Attributes: timeline: what it did before."""
 
     def __init__(self) -> None:
         self.step = 0
+        self.timeline = Timeline()
         self._token_ids: frozenset[int] = frozenset()
         self._board: mmap.mmap | None = None
         self._chances: Chances | None = None
@@ -50,7 +52,7 @@ class Place:
 
     def begin(self, step: int, plan: Plan) -> None:
         """A step begins, in which this rank executes `plan`."""
-        self.step = step
+        self.step = self.timeline.step = step
         if self._chances is not None:
             self._token_ids = frozenset(token for row in plan.rows for token in row.token_ids)
         self.note("compute")
@@ -58,6 +60,7 @@ class Place:
     def note(self, op: str, layer: int = -1) -> bool:
         """It begins this. Returns: whether to spoil what it sends now; false unless a fault is due."""
         self._op, self._layer, self._since_s = op, layer, monotonic()
+        self.timeline.begin(op, layer)
         if self._board is not None:
             RECORD.pack_into(self._board, 0, self.step, layer, self._since_s, op.encode())
         return self.strike(op, layer)

@@ -54,6 +54,9 @@ def follow(link: Link, rank: int) -> int:
                 case orders.Count():
                     assert part is not None, "Load comes before Count"
                     link.send(orders.pack(part.count()))
+                case orders.Trace():
+                    assert part is not None, "Load comes before Trace"
+                    link.send(orders.pack(part.trace(order)))
                 case orders.Execute():
                     assert part is not None, "Load comes before Execute"
                     answer = part.execute(order)
