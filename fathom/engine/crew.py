@@ -17,23 +17,20 @@ import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic, sleep
 from typing import TypeVar
 
 import msgspec
 
 from fathom.batching.plan import Plan, Sampled
-from fathom.config.faults import Fault
 from fathom.engine import orders
+from fathom.engine.crewconfig import CrewConfig, processors
 from fathom.engine.join import spawn
 from fathom.engine.part import Part
 from fathom.engine.place import Board, Place
 from fathom.engine.runner import Runner
 from fathom.engine.timeline import Timeline
-from fathom.errors import ConfigError, FathomError, InputError, WorkerError
-from fathom.layout import Layout
+from fathom.errors import FathomError, InputError, WorkerError
 from fathom.layout.placement import Placement
 from fathom.model import PackedTransformer
 from fathom.ops.shared import make_room
@@ -48,54 +45,6 @@ ASK_S = 1.0  # for ranks to say where they are
 ENDING_S = 0.2  # from the end of a connection to that of its process
 BROKEN = (FathomError, RuntimeError, OSError, MemoryError)
 """What ends a group when it happens to its leader: from torch.distributed, a peer is gone or silent for too long."""
-
-
-@dataclass(frozen=True)
-class CrewConfig:
-    """A group of ranks.
-
-    Fields: bits, load, mtp: as in `load_model`. redundant: copies of experts per layer. threads: of each rank; None
-            shares out the processors of this host. host: where ranks find the leader. port: of its desk; 0 takes any.
-            ranks_here: started on this host; None is all. token: what ranks must know; None makes one up. timeout_s:
-            the longest that a rank waits for another in the middle of a step. start_s: the longest that all may take to
-            come and to load. verify: tensors travel with checksums; also where there are faults to be made (faults.py).
-    """
-
-    model: str | Path
-    layout: Layout
-    bits: str | int = "auto"
-    load: str = "map"
-    mtp: bool | None = None
-    redundant: int = 0
-    threads: int | None = None
-    host: str = "127.0.0.1"
-    port: int = 0
-    ranks_here: int | None = None
-    token: str | None = None
-    timeout_s: float = 20.0
-    start_s: float = 600.0
-    verify: bool = False
-    faults: tuple[Fault, ...] = ()
-
-    def __post_init__(self) -> None:
-        size = self.layout.world_size
-        if self.ranks_here is not None and not 1 <= self.ranks_here <= size:
-            raise ConfigError(f"ranks_here is {self.ranks_here}; it must be from 1 to {size}.")
-        if self.ranks_here not in (None, size) and self.token is None:
-            raise ConfigError("ranks on other hosts need a token to find their leader; give token.")
-
-    @property
-    def here(self) -> int:
-        """Ranks of this host, the leader among them."""
-        return self.layout.world_size if self.ranks_here is None else self.ranks_here
-
-    @property
-    def threads_each(self) -> int:
-        return self.threads or max(1, _processors() // self.here)
-
-
-def _processors() -> int:
-    return os.cpu_count() or 1
 
 
 class Crew:
@@ -269,7 +218,7 @@ class Crew:
             model=str(config.model), layout=(self.layout.pp, self.layout.dp, self.layout.tp, self.layout.ep),
             host=config.host, port=free_port(config.host), timeout_s=config.timeout_s, bits=str(config.bits),
             threads=config.threads_each, load=config.load, mtp=config.mtp,
-            redundant=config.redundant, rooms=self._rooms, cores=config.threads_each * config.here <= _processors(),
+            redundant=config.redundant, rooms=self._rooms, cores=config.threads_each * config.here <= processors(),
             verify=config.verify or bool(config.faults), faults=config.faults,
         )  # fmt: skip
         for rank, link in self._links.items():

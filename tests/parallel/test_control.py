@@ -46,6 +46,7 @@ def greet(desk: Desk, token: bytes, rank: bytes, instead: bytes | None = None) -
         if challenge is not None:
             with suppress(OSError):
                 link.send(_proof(token, challenge, rank) + b" " + rank if instead is None else instead)
+                link.receive()  # whether it is taken
 
     _answers[connection] = threading.Thread(target=answer, daemon=True)
     _answers[connection].start()
@@ -56,7 +57,7 @@ _answers: dict[socket.socket, threading.Thread] = {}
 
 
 def is_turned_away(connection: socket.socket) -> bool:
-    """Whether it is closed without a word, once it has answered."""
+    """Whether it is closed once it has answered, and has heard what that was worth."""
     _answers[connection].join(10)
     connection.settimeout(5)
     try:
@@ -157,6 +158,7 @@ def test_strangers_are_turned_away(desk: Desk, token: bytes, rank: bytes, instea
     found = desk.assemble(2, 5.0)
     assert found.keys() == {1}
     assert is_turned_away(stranger)
+    _answers[known].join(5)
     found[1].send(b"you")
     assert Link(known).receive() == b"you"
     for each in (stranger, known, found[1]):
@@ -178,6 +180,7 @@ def test_a_proof_is_of_no_use_to_somebody_else(desk: Desk) -> None:
 def test_a_second_rank_of_the_same_number_is_turned_away(desk: Desk) -> None:
     connections = [greet(desk, b"secret", rank) for rank in (b"1", b"1", b"2")]
     found = desk.assemble(3, 5.0)
+    _answers[connections[0]].join(5)
     found[1].send(b"first")
     assert Link(connections[0]).receive() == b"first"
     assert is_turned_away(connections[1])
