@@ -332,7 +332,7 @@ def load_engine(hello: messages.Hello) -> tuple[Steps, messages.Ready]:
 
 def _crew_config(hello: messages.Hello, config: Any) -> Any:
     """The crew that a front asks for, for the settings of its engine."""
-    from fathom.engine.crew import CrewConfig
+    from fathom.engine.crewconfig import CrewConfig
 
     ranks = hello.ranks or messages.Ranks()
     return CrewConfig(
