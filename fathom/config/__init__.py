@@ -20,6 +20,6 @@ from fathom.config.shapes import SHAPES
 
 __all__ = [
     "FP8_BLOCK", "OPS_CHOICES", "PACKED_METHOD", "PRESETS", "SHAPES", "Host", "ModelConfig", "Packed", "RopeScaling",
-    "build", "cache_dir", "child_environment", "find_model", "launched_host", "load_config", "nearest", "ops_choice", "preset", "read_json",
-    "read_toml", "use_interface", "yarn_mscale",
+    "build", "cache_dir", "child_environment", "find_model", "launched_host", "load_config", "nearest", "ops_choice",
+    "preset", "read_json", "read_toml", "use_interface", "yarn_mscale",
 ]  # fmt: skip
