@@ -43,7 +43,7 @@ def read_token(file: Path) -> str:
     """
     secret = read_secret(file)
     if not secret.isascii() or not secret.decode("ascii").isprintable():
-        raise ConfigError(f"{file} must hold one line of plain characters, such as of `openssl rand -hex 24`.")
+        raise ConfigError(f"{file} must hold one line of plain characters, such as what `openssl rand -hex 24` prints.")
     return secret.decode("ascii")
 
 

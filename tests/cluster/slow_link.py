@@ -27,13 +27,21 @@ PACKET_BYTES = 65536
 
 def tun(namespace: str, device: str) -> int:
     """A new device there; its packets are read and written here."""
-    handle = os.open(Path("/run/netns") / namespace, os.O_RDONLY)
+    home = os.open("/proc/self/ns/net", os.O_RDONLY)
+    enter(Path("/run/netns") / namespace)
+    opened = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+    fcntl.ioctl(opened, TUNSETIFF, struct.pack("16sH22x", device.encode(), IFF_TUN | IFF_NO_PI))
+    enter(Path(f"/proc/self/fd/{home}"))
+    os.close(home)
+    return opened
+
+
+def enter(namespace: Path) -> None:
+    """Be in this network from now on."""
+    handle = os.open(namespace, os.O_RDONLY)
     if ctypes.CDLL(None, use_errno=True).setns(handle, CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), f"{namespace} cannot be entered")
     os.close(handle)
-    opened = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-    fcntl.ioctl(opened, TUNSETIFF, struct.pack("16sH22x", device.encode(), IFF_TUN | IFF_NO_PI))
-    return opened
 
 
 def carry(ends: tuple[int, int], delay_s: float, loss: float, rng: Random) -> None:

@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from fathom.engine import Engine
-from fathom.engine.crew import Crew, CrewConfig
+from fathom.engine.crew import Crew
+from fathom.engine.crewconfig import CrewConfig
 from tests.cluster.conftest import PAGE
 from tests.cluster.matrix import MODEL, QUICK, Case, Run, cases, page, pairs, planned, possible
 from tests.cluster.mix import EOS, REQUESTS, aborted, alone, config, differences, replies, requests
