@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fathom.engine.crew import Crew
-from fathom.layout.load import LoadWindow, Proposal, Rebalance, imbalance
+from fathom.engine.expert_load import ExpertLoad
+from fathom.layout.load import Proposal, Rebalance
+from fathom.layout.placement import Placement
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +41,17 @@ class Moved:
 class Balancer:
     """Told of every step of a crew, moves its experts now and then.
 
-    Attributes: moved: what was done so far, the newest last.
+    Attributes: load: counted on the way. moved: what was done so far, the newest last. before: placements until the
+                last move.
     """
 
     def __init__(self, crew: Crew, policy: Rebalance, window_steps: int = 1000) -> None:
         self.crew, self.policy = crew, policy
         self.placements = crew.placements
         config = crew.model.config
-        self.window = LoadWindow(tuple(self.placements), config.n_routed_experts, window_steps)
+        self.load = ExpertLoad(crew.take_load, tuple(self.placements), config.n_routed_experts, window_steps)
         self.moved: list[Moved] = []
+        self.before: dict[int, Placement] = {}
         self._groups = config.n_group if config.topk_method != "greedy" else 1
         self._steps = self._since_move = self._uncounted = 0
         self._asked = False
@@ -58,18 +62,19 @@ class Balancer:
     def ask(self) -> None:
         """Rebalance as soon as possible. Raises: ConfigError: the policy is off."""
         if self.policy.mode == "off":
-            self.policy.propose(self.window, self.placements, 0, asked=True)
+            self.policy.propose(self.load.window, self.placements, 0, asked=True)
         self._asked = True
 
     def after_step(self, tokens: int, seconds: float) -> None:
         """A step computed so many tokens in so many seconds."""
         self._steps, self._since_move, self._uncounted = self._steps + 1, self._since_move + 1, self._uncounted + 1
         self._rate.add(tokens, seconds)
+        self.load.after_step()
         if self.moved and self._since_move == MEASURED_STEPS and self._rate_before:
             gain = self._rate.value / self._rate_before
             self.moved[-1] = replace(self.moved[-1], measured_gain=round(gain, 4))
         if self._uncounted >= COUNT_EVERY or self._asked:
-            self.window.add(self.crew.take_load(), self._uncounted)
+            self.load.count(self.placements)
             self._uncounted = 0
             if self._proposal is None:
                 self._propose()
@@ -78,13 +83,9 @@ class Balancer:
 
     def report(self) -> dict[str, Any]:
         """Load, placements and moves, as plain data for people."""
-        load = self.window.load()
         return {
-            "steps": self.window.steps,
-            "imbalance": round(imbalance(load, self.placements), 4),
-            "load": {layer: list(rows) for layer, rows in load.items()},
-            "rank_load": {layer: p.rank_loads(load[layer]) for layer, p in self.placements.items()},
-            "placements": {layer: list(p.slots) for layer, p in self.placements.items()},
+            **self.load.report(self.placements),
+            "placements_before": {layer: list(p.slots) for layer, p in self.before.items()},
             "moving": self._proposal is not None,
             "moved": [vars(moved) for moved in self.moved],
         }
@@ -92,7 +93,7 @@ class Balancer:
     def _propose(self) -> None:
         asked, self._asked = self._asked, False
         found = self.policy.propose(
-            self.window, self.placements, self._since_move, groups=self._groups, asked=asked
+            self.load.window, self.placements, self._since_move, groups=self._groups, asked=asked
         )
         if found is None:
             return
@@ -105,7 +106,7 @@ class Balancer:
 
     def _switch(self, proposal: Proposal) -> None:
         self.crew.switch()
-        self.placements, self._proposal = dict(proposal.placements), None
+        self.before, self.placements, self._proposal = self.placements, dict(proposal.placements), None
         self._since_move, self._rate_before, self._rate = 0, self._rate.value, _Rate()
         self.moved.append(
             Moved(

@@ -33,8 +33,10 @@ from fathom.engine.load import pages_that_fit, read_bits, read_load, read_numeri
 from fathom.engine.record import StepLog, StepRecord
 from fathom.engine.replay import describe_engine
 from fathom.engine.runner import Runner
-from fathom.engine.spec_policy import SpecPolicy, read_spec
+from fathom.engine.seeing import Seeing
+from fathom.engine.spec_policy import SpecPolicy, drafts_of, read_spec
 from fathom.engine.spill import LostPages, SpillFile
+from fathom.engine.timeline import Timeline
 from fathom.engine.transfer import PageStore, page_format
 from fathom.errors import ConfigError, RequestError
 from fathom.layout.load import Rebalance
@@ -54,8 +56,7 @@ class EngineConfig:
             `spill_bytes`; None keeps none. cache_dir: instead, a folder that keeps them for later processes with the
             same model too; not with `record`, which tells of a cache that began empty. spec: tokens to guess per
             sequence and step with the model's MTP module: 1 to 4, off, or auto for as many as pay (none without one).
-            eplb: whether the experts of a crew follow their
-            load, looked at every `eplb_every` steps.
+            eplb: whether the experts of a crew follow their load, looked at every `eplb_every` steps.
     """
 
     max_batch_tokens: int = 512
@@ -108,7 +109,7 @@ class EngineStats:
 
     prefix_hit_tokens were found, not computed; disk_hit_tokens are those of them that a file gave back. copied_pages
     were shared by siblings until one wrote into them; spilled_pages went to the file, restored_pages came back from it,
-    lost_pages would have, but were damaged.
+    lost_pages would have, but were damaged; slots_used are in the file now.
     drafted_by_depth, accepted_by_depth: guesses that were verified, and those that were right: first the ones for the
     token next to come, then for the one after it, and so on.
     """
@@ -131,6 +132,7 @@ class EngineStats:
     drafted_by_depth: tuple[int, ...] = ()
     accepted_by_depth: tuple[int, ...] = ()
     disk_hit_tokens: int = 0
+    slots_used: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -146,8 +148,9 @@ class Engine:
         self.config, self.model, self.crew = config or EngineConfig(), model, crew
         # the first stage of a pipeline has no MTP module itself
         modules = model.mtp_modules if crew is None else model.config.num_nextn_predict_layers
-        drafts = _drafts(modules, self.config)
+        drafts = drafts_of(modules, self.config.spec)
         limits, mtp = self._limits(model, mtp=drafts != 0), drafts != 0
+        self.timeline = Timeline() if crew is None else crew.timeline
         spill = None
         if crew is not None:
             _check_crew(self.config)
@@ -160,11 +163,12 @@ class Engine:
             spill = self._spill_file(cache)
             if spill is not None:
                 limits = replace(limits, spill_slots=spill.num_slots)
-            self.runner = Runner(model, cache, spill)
+            self.runner = Runner(model, cache, spill, self.timeline)
         self.cache, ends = self.runner.cache, tuple(eos_token_ids)
         self.balancer: Balancer | None = None
         if crew is not None and self.config.eplb != "off":
             self.balancer = Balancer(crew, Rebalance(self.config.eplb, every=self.config.eplb_every))
+        self.seeing = Seeing(model, crew, self.balancer, self.timeline)
         self.lanes = Lanes([Lane(limits, ends, drafts) for _ in range(1 if crew is None else crew.lanes)])
         if isinstance(spill, KeptFile):
             self.scheduler.tables.keep(spill.kept())
@@ -235,8 +239,13 @@ class Engine:
         """
         if not self.has_work:
             return []
-        if self.crew is not None:
-            return self._step_together(self.crew)
+        self.timeline.begin("schedule")
+        outputs = self._step_alone() if self.crew is None else self._step_together(self.crew)
+        self.timeline.begin("wait")
+        self.seeing.after_step()
+        return outputs
+
+    def _step_alone(self) -> list[Output]:
         plan, sampled = self._execute()
         self._computed_tokens += plan.num_tokens
         if self._log is not None:
@@ -244,6 +253,7 @@ class Engine:
         return self._take(self.lanes.lanes[0], plan, sampled)
 
     def _take(self, lane: Lane, plan: Plan, sampled: list[Sampled]) -> list[Output]:
+        self.timeline.begin("update")
         outputs = lane.scheduler.update(plan, sampled)
         self._sampled_tokens += sum(len(output.token_ids) for output in outputs)
         return outputs
@@ -284,6 +294,7 @@ class Engine:
         while True:
             started = perf_counter()
             plan = lane.schedule()
+            self.timeline.step = plan.step
             try:
                 sampled = self.runner.execute(plan)
             except LostPages as lost:
@@ -321,6 +332,7 @@ class Engine:
             spilled_pages=sum(s.tables.spill.spilled for s in schedulers),
             restored_pages=sum(s.tables.spill.restored for s in schedulers),
             lost_pages=sum(s.tables.spill.lost for s in schedulers),
+            slots_used=sum(len(s.tables.spill) for s in schedulers),
             computed_tokens=self._computed_tokens,
             sampled_tokens=self._sampled_tokens,
             step_s=self.step_s,
@@ -377,13 +389,3 @@ def _check_crew(config: EngineConfig) -> None:
             raise ConfigError(f"{name} is {getattr(config, name)!r}; a layout of several ranks has none. Leave it out.")
     if config.numerics != "exact":
         raise ConfigError(f"numerics is {config.numerics!r}; several ranks are always exact. Leave it out.")
-
-
-def _drafts(modules: int, config: EngineConfig) -> int | None:
-    """Guesses per step that `config.spec` means for a model with so many MTP modules; None: as many as pay."""
-    drafts = read_spec(config.spec)
-    if modules:
-        return drafts
-    if drafts:
-        raise ConfigError(f"spec is {config.spec}; this model was loaded without an MTP module. Use auto or off.")
-    return 0

@@ -1,8 +1,8 @@
 """What the leader of a group orders its ranks to do, and what they answer: msgpack maps whose `type` names the message.
 
-    leader -> rank   Load, then Open, then Execute | Count | Prepare | Switch; Where at any time; Leave
-    rank -> leader   Loaded, then an Answer to each Execute that it samples for, Counted, Prepared; At; Broke when it
-                     cannot go on
+    leader -> rank   Load, then Open, then Execute | Count | Trace | Prepare | Switch; Where at any time; Leave
+    rank -> leader   Loaded, then an Answer to each Execute that it samples for, Counted, Traced, Prepared; At; Broke
+                     when it cannot go on
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from fathom.batching.plan import Plan, Sampled
+from fathom.config.faults import Fault
 
 GONE = 75
 """Exit code of a rank whose leader is gone: it may be started again, to find the next one."""
@@ -25,7 +26,9 @@ class Load(Order, frozen=True, tag="load"):
     Fields: layout: pp, dp, tp, ep. host, port: where tensors' connections are arranged. timeout_s: the longest that a
             rank waits for another in the middle of a step. redundant: copies of experts per layer. rooms: memory shared
             with other ranks of the leader's host, as inherited descriptors (parallel/groups.py); cores: whether each of
-            these ranks has a core of its own. The others: as `load_model` has them.
+            these ranks has a core of its own. board: such a descriptor, of the page on which the rank says where it is
+            (place.py). verify: what travels carries checksums. faults: made on purpose. The others: as `load_model` has
+            them.
     """
 
     model: str
@@ -40,6 +43,9 @@ class Load(Order, frozen=True, tag="load"):
     redundant: int = 0
     rooms: dict[str, int] = {}
     cores: bool = False
+    board: int | None = None
+    verify: bool = False
+    faults: tuple[Fault, ...] = ()
 
 
 class Open(Order, frozen=True, tag="open"):
@@ -59,6 +65,12 @@ class Execute(Order, frozen=True, tag="execute"):
 
 class Count(Order, frozen=True, tag="count"):
     """Say how many tokens chose each expert since you were last asked."""
+
+
+class Trace(Order, frozen=True, tag="trace"):
+    """Say what you did of late: at most so many events (timeline.py); 0 asks for your clock alone."""
+
+    most: int = 0
 
 
 class Prepare(Order, frozen=True, tag="prepare"):
@@ -102,6 +114,14 @@ class Counted(Order, frozen=True, tag="counted"):
     load: dict[int, list[int]]
 
 
+class Traced(Order, frozen=True, tag="traced"):
+    """Fields: now_s: this rank's monotonic clock. lane: data-parallel. events: op, layer, step, begin and end [s]."""
+
+    now_s: float
+    lane: int = 0
+    events: list[tuple[str, int, int, float, float]] = []
+
+
 class Prepared(Order, frozen=True, tag="prepared"):
     """The experts are here. bytes: read for it, in `seconds`."""
 
@@ -130,8 +150,8 @@ class Broke(Order, frozen=True, tag="broke"):
     fault: str = ""
 
 
-ToRank = Load | Open | Execute | Count | Prepare | Switch | Where | Leave
-ToLeader = Loaded | Answer | Counted | Prepared | At | Broke
+ToRank = Load | Open | Execute | Count | Trace | Prepare | Switch | Where | Leave
+ToLeader = Loaded | Answer | Counted | Traced | Prepared | At | Broke
 
 pack = msgspec.msgpack.Encoder().encode
 _to_rank = msgspec.msgpack.Decoder(ToRank)

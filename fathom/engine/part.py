@@ -1,4 +1,4 @@
-"""One rank's part of a model, with its peers, and where it is in its work."""
+"""One rank's part of a model, with its peers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from time import monotonic
 
 from fathom.engine import orders
 from fathom.engine.load import first_placements, load_experts, load_part
+from fathom.engine.place import Place
 from fathom.engine.runner import Runner
 from fathom.errors import FathomError
 from fathom.layout import Layout, Shard
@@ -20,22 +21,6 @@ from fathom.parallel.comm import Ranks
 from fathom.parallel.groups import Groups, Meeting, joined
 
 
-class Place:
-    """What a rank is doing, for those who ask."""
-
-    def __init__(self) -> None:
-        self.step = 0
-        self._op, self._layer, self._since_s = "start", -1, monotonic()
-
-    def note(self, op: str, layer: int = -1) -> None:
-        """It begins this."""
-        self._op, self._layer, self._since_s = op, layer, monotonic()
-
-    @property
-    def at(self) -> orders.At:
-        return orders.At(self.step, self._op, self._layer, monotonic() - self._since_s)
-
-
 class Part:
     """One rank's part of the model, its peers, and a runner once there is a cache."""
 
@@ -44,6 +29,7 @@ class Part:
         self.rank, self.place, self.threads = rank, place, threads
         self._open = ExitStack()
         self._groups: Groups | None = None
+        place.obey(order, rank)
         place.note("load")
         layout, started_s = Layout(*order.layout), monotonic()
 
@@ -51,7 +37,7 @@ class Part:
             place.note("meet")
             meeting = Meeting(order.host, order.port, order.timeout_s, order.cores)
             self._groups = self._open.enter_context(joined(shard, meeting, order.rooms))
-            return Ranks(shard, self._groups, place.note)
+            return place.timeline.follow(Ranks(shard, self._groups, place.note, verify=order.verify))
 
         try:
             self.model: PackedTransformer = load_part(
@@ -78,15 +64,16 @@ class Part:
 
     def open(self, order: orders.Open) -> Runner:
         """Make room for latents."""
-        self.runner = Runner(self.model, self.model.new_cache(order.num_pages, order.page_tokens, mtp=order.mtp))
+        self.place.note("open")
+        cache = self.model.new_cache(order.num_pages, order.page_tokens, mtp=order.mtp)
+        self.runner = Runner(self.model, cache, timeline=self.place.timeline)
         return self.runner
 
     def execute(self, order: orders.Execute) -> orders.Answer:
         """This rank's share of a step."""
         assert self.runner is not None, "Open comes before Execute"
         plan = order.plans[self.shard.dp_rank]
-        self.place.step = max(plan.step for plan in order.plans)
-        self.place.note("compute")
+        self.place.begin(max(plan.step for plan in order.plans), plan)
         sampled = self.runner.execute(plan, order.forwards)
         self.place.note("wait for orders")
         return orders.Answer(tuple(sampled), self.runner.draft_s)
@@ -96,6 +83,11 @@ class Part:
         peers = self.model.peers
         assert isinstance(peers, Ranks), "a part has peers"
         return orders.Counted({layer: load.tolist() for layer, load in peers.take_load().items()})
+
+    def trace(self, order: orders.Trace) -> orders.Traced:
+        """What this rank did of late."""
+        now_s = monotonic()  # first: the leader compares clocks
+        return orders.Traced(now_s, self.shard.dp_rank, self.place.timeline.latest(order.most))
 
     def prepare(self, order: orders.Prepare, done: Callable[[orders.ToLeader], None]) -> None:
         """Load in the background what other placements want here; `done` is told, from that thread."""
@@ -110,6 +102,7 @@ class Part:
         def load() -> None:
             started_s = monotonic()
             try:
+                self.place.strike("experts")
                 weights = load_experts(self._order.model, self.model.config, wanted, self._order.bits)
             except (FathomError, OSError, MemoryError) as error:
                 return done(orders.Broke(f"experts cannot be moved: {type(error).__name__}: {error}"))

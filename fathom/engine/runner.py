@@ -13,6 +13,7 @@ from fathom.batching.plan import Plan, Sampled
 from fathom.engine.sampler import sample
 from fathom.engine.speculative import Drafter
 from fathom.engine.spill import LostPages, SpillFile
+from fathom.engine.timeline import Timeline
 from fathom.errors import EngineError
 from fathom.model import Batch, LatentCache, Model, PackedTransformer
 from fathom.model.cache import int_tensor
@@ -24,10 +25,12 @@ class Runner:
     Of the latest one: restore_s is how long it read from the spill file, draft_s how long it guessed ahead [s].
     """
 
-    def __init__(self, model: Model, cache: LatentCache, spill: SpillFile | None = None) -> None:
+    def __init__(
+        self, model: Model, cache: LatentCache, spill: SpillFile | None = None, timeline: Timeline | None = None
+    ) -> None:
         self.model = model.eval()
         self.cache = cache
-        self.spill = spill
+        self.spill, self.timeline = spill, timeline or Timeline()
         self.device = None if cache.latent.is_cpu else cache.latent.device
         self.restore_s = self.draft_s = 0.0
         self._drafter = Drafter(model, cache)
@@ -40,6 +43,8 @@ class Runner:
         Raises: LostPages: the spill file does not give back what the plan reads; nothing was computed.
         """
         self.draft_s = 0.0
+        if plan.spills or plan.copies or plan.restores:
+            self.timeline.begin("move pages")
         self._move(plan)
         sampled = self._compute(plan)
         made = plan.forwards
@@ -70,17 +75,20 @@ class Runner:
             self.cache.page_tokens, device=self.device,
         )  # fmt: skip
         sampled: list[Sampled] = []
+        self.timeline.begin("forward")
         if isinstance(self.model, PackedTransformer) and not self.model.shard.has_head:
             self.model(int_tensor(tokens, self.device), batch, self.cache)
             return []  # a later stage of the pipeline answers
         if asked:
             hidden, logits, best = self.model.answer(int_tensor(tokens, self.device), batch, self.cache, asked)
+            self.timeline.begin("sample")
             sampled = sample(logits, plan.sampling_rows, best)
         else:
             hidden = self.model(int_tensor(tokens, self.device), batch, self.cache)
         if not plan.reads_ahead:
             return sampled
         started = perf_counter()
+        self.timeline.begin("draft")
         sampled = self._drafter.extend(plan, hidden, batch, sampled)
         self.draft_s = perf_counter() - started
         return sampled

@@ -32,6 +32,16 @@ def read_spec(spec: str | int) -> int | None:
     return words[str(spec)]
 
 
+def drafts_of(modules: int, spec: str | int) -> int | None:
+    """Guesses per step that `spec` means for a model with so many MTP modules; None: as many as pay."""
+    drafts = read_spec(spec)
+    if modules:
+        return drafts
+    if drafts:
+        raise ConfigError(f"spec is {spec}; this model was loaded without an MTP module. Use auto or off.")
+    return 0
+
+
 class SpecPolicy:
     """`choose` before a step, `observe` after it. `fixed`: always choose that; None weighs what it brings."""
 

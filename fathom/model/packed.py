@@ -7,7 +7,8 @@ Attention is always in the absorbed form, so that a token's bits do not depend o
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -27,7 +28,8 @@ EXACT = {"f32": torch.float32}  # what the cache holds beside weights of this ki
 class PackedTransformer:
     """A packed model and its kernels.
 
-    Fields: compute_dtype: of the latent cache. device: always the CPU. kind: of most weights (ops/packing.py).
+    Fields: compute_dtype: of the latent cache. device: always the CPU. kind: of most weights (ops/packing.py). counts:
+            whether `take_load` has something to tell; a model with peers leaves that to them.
     """
 
     device = torch.device("cpu")
@@ -38,6 +40,8 @@ class PackedTransformer:
     ) -> None:  # fmt: skip
         self.config, self.shard, self.peers = config, shard or Shard.whole(config), peers
         self.kernels = kernels
+        self.counts = False
+        self._load: Tensor | None = None  # [layers + modules, experts + 1]
         projection = weights[f"model.layers.{self.shard.layers.start}.self_attn.o_proj.weight"]
         assert isinstance(projection, PackedMatrix), "projections are packed"
         self.kind = projection.kind
@@ -83,6 +87,27 @@ class PackedTransformer:
         table = torch.empty(0, 0, dtype=torch.int32)
         self.kernels.forward(none, none, (), table, cache.latent, cache.rope, module=module)
 
+    def take_load(self) -> dict[int, list[int]]:
+        """Tokens that chose each expert while `counts` was set, by layer; counted from now on anew."""
+        layers = [*self.shard.layers, *self.shard.mtp_layers]
+        load, self._load = self._load, None
+        if load is None:
+            return {}
+        return {layer: load[i, :-1].tolist() for i, layer in enumerate(layers) if self.config.is_moe(layer)}
+
+    @contextmanager
+    def _counting(self, tokens: int) -> Iterator[Tensor | None]:
+        """Where the kernels shall write which experts they choose; None if nobody counts."""
+        if not self.counts:
+            yield None
+            return
+        layers, experts = len(self.shard.layers) + len(self.shard.mtp_layers), self.config.n_routed_experts
+        chosen = torch.full((layers, tokens * self.config.num_experts_per_tok), experts)  # layers that do not run: none
+        yield chosen
+        chosen += torch.arange(layers)[:, None] * (experts + 1)
+        load = torch.bincount(chosen.flatten(), minlength=layers * (experts + 1)).view(layers, experts + 1)
+        self._load = load if self._load is None else self._load + load
+
     def new_cache(self, num_pages: int, page_tokens: int, *, mtp: bool) -> LatentCache:
         """A cache for the layers that are here."""
         layers = len(self.shard.layers) + (self.mtp_modules if mtp else 0)
@@ -91,20 +116,22 @@ class PackedTransformer:
     def answer(self, tokens: Tensor, batch: Batch, cache: LatentCache, rows: array[int]) -> Answer:
         """As Transformer.answer, in one call of the kernels."""
         assert batch.page_table is not None, "a forward with a cache needs a paged Batch"
-        return self.kernels.answer(
-            tokens, batch.positions, batch.query_lengths, batch.page_table, cache.latent, cache.rope,
-            int_tensor(rows), before=self._passed_on(len(tokens)),
-        )  # fmt: skip
+        with self._counting(len(tokens)) as chosen:
+            return self.kernels.answer(
+                tokens, batch.positions, batch.query_lengths, batch.page_table, cache.latent, cache.rope,
+                int_tensor(rows), before=self._passed_on(len(tokens)), chosen=chosen,
+            )  # fmt: skip
 
     def answer_ahead(
         self, hidden: Tensor, next_tokens: Tensor, batch: Batch, cache: LatentCache, depth: int, rows: array[int]
     ) -> Answer:
         """As Transformer.answer_ahead, in one call of the kernels."""
         assert batch.page_table is not None, "a forward with a cache needs a paged Batch"
-        return self.kernels.answer(
-            next_tokens, batch.positions, batch.query_lengths, batch.page_table, cache.latent, cache.rope,
-            int_tensor(rows), module=depth, before=hidden.contiguous(),
-        )  # fmt: skip
+        with self._counting(len(next_tokens)) as chosen:
+            return self.kernels.answer(
+                next_tokens, batch.positions, batch.query_lengths, batch.page_table, cache.latent, cache.rope,
+                int_tensor(rows), module=depth, before=hidden.contiguous(), chosen=chosen,
+            )  # fmt: skip
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states after a norm [rows, hidden] -> float32 logits [rows, vocabulary]."""
@@ -121,9 +148,11 @@ class PackedTransformer:
     ) -> Tensor:
         cache, table = (cache, batch.page_table) if cache is not None else self._passing_cache(batch)
         assert table is not None, "a forward with a cache needs a paged Batch"
-        return self.kernels.forward(
-            tokens, batch.positions, batch.query_lengths, table, cache.latent, cache.rope, module=module, before=before
-        )
+        with self._counting(len(tokens)) as chosen:
+            return self.kernels.forward(
+                tokens, batch.positions, batch.query_lengths, table, cache.latent, cache.rope, module=module,
+                before=before, chosen=chosen,
+            )  # fmt: skip
 
     def _passed_on(self, tokens: int) -> Tensor | None:
         """The states that a later stage of a pipeline begins with."""

@@ -107,7 +107,7 @@ class PackedModel(Protocol):
 
     def answer(
         self, ids: Tensor, positions: Tensor, lengths: Sequence[int], table: Tensor, latent: Tensor, rope: Tensor,
-        rows: Tensor, *, module: int = -1, before: Tensor | None = None,
+        rows: Tensor, *, module: int = -1, before: Tensor | None = None, chosen: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Best]:  # fmt: skip
         """`forward`, and `logits` of some `rows` of what it gives, int64 [rows], in one call."""
         ...

@@ -19,6 +19,8 @@ TO_RANK = [
     orders.Load("nano", (1, 1, 1, 1), "::1", 4000, 0.5),
     orders.Open(100, 16, True),
     orders.Execute((PLAN, Plan(7)), (1, 2)),
+    orders.Count(),
+    orders.Trace(100),
     orders.Where(),
     orders.Leave(),
 ]
@@ -26,6 +28,7 @@ TO_LEADER = [
     orders.Loaded(1 << 40, 3.25),
     orders.Answer((Sampled((3, 4), (TokenLogprob(3, -0.1, ((3, -0.1),)),), (8,)), Sampled((1,))), 0.25),
     orders.Answer(()),
+    orders.Traced(12.5, 1, [("dispatch", 3, 7, 1.25, 1.5)]),
     orders.At(3, "dispatch", 5, 1.5),
     orders.Broke("OutOfMemoryError: no", "input"),
 ]

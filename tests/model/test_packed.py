@@ -204,7 +204,7 @@ def test_it_says_what_it_is() -> None:
 
 def part_of(weights: Weights, shard: Shard) -> Weights:
     """What a rank owns, cut from the whole."""
-    own = {name: owned(name, shard) for name in weights if here(name, shard)}
+    own = {name: owned(name, shard) for name in weights if here(name, shard, {})}
     return {
         name: weights[name] if part is None else own_part(weights[name], part) for name, part in own.items()
     }  # fmt: skip
@@ -279,4 +279,4 @@ def test_an_idle_rank_asks_its_peers_as_often_as_a_busy_one() -> None:
 
     world.run(work)
     sparse = sum(map(CONFIG.is_moe, range(CONFIG.num_hidden_layers)))
-    assert world.boards["ep", 0].asked == ["all_gather"] + ["all_gather", "all_to_all", "all_to_all"] * sparse
+    assert world.boards["ep", 0].asked == ["gather"] + ["gather", "exchange", "exchange"] * sparse

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
@@ -11,7 +12,7 @@ import torch.distributed as dist
 from fathom.config import preset
 from fathom.errors import ConfigError
 from fathom.layout import Layout, Shard
-from fathom.parallel.groups import Meeting, ep_ranks, free_port, joined, tp_ranks
+from fathom.parallel.groups import Meeting, ep_ranks, free_port, interface_of, joined, tp_ranks
 
 NANO = preset("nano")
 LAYOUTS = [
@@ -38,8 +39,7 @@ def test_a_rank_alone_has_nobody_to_talk_to() -> None:
     for _ in range(2):  # what was left is left
         with joined(Shard.whole(NANO), Meeting("127.0.0.1", free_port())) as groups:
             assert (groups.tp, groups.ep, groups.before, groups.after) == (None, None, None, None)
-            assert dist.is_initialized()
-        assert not dist.is_initialized()
+            assert not dist.is_initialized(), "there is nobody to meet"
 
 
 def test_who_waits_in_vain_can_try_again() -> None:
@@ -59,3 +59,10 @@ def test_waiting_takes_time(timeout_s: float) -> None:
 def test_a_free_port_can_be_listened_on() -> None:
     with socket.create_server(("127.0.0.1", free_port())) as listening:
         assert listening.getsockname()[1] > 0
+
+
+def test_an_address_has_an_interface() -> None:
+    assert interface_of("127.0.0.1") == "lo"
+    assert interface_of("192.0.2.1") is None and interface_of("a-name") is None and interface_of("2001:db8::1") is None
+    if Path("/proc/net/if_inet6").is_file() and "lo" in Path("/proc/net/if_inet6").read_text():
+        assert interface_of("::1") == "lo"

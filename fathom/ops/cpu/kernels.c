@@ -5,7 +5,7 @@
  */
 #include "kernels.h"
 
-#include "layer.h"
+#include "feed.h"
 
 /* x of each token: its embedding, or an MTP module's joint of that and of what came before (section 2.2). */
 static void embed(const team *t, const job *j, const layer *module) {

@@ -179,7 +179,7 @@ class NativeModel:
 
     def answer(
         self, ids: Tensor, positions: Tensor, lengths: Sequence[int], table: Tensor, latent: Tensor, rope: Tensor,
-        rows: Tensor, *, module: int = -1, before: Tensor | None = None,
+        rows: Tensor, *, module: int = -1, before: Tensor | None = None, chosen: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Best]:  # fmt: skip
         asked = rows.shape[0]
         logits = torch.empty(asked, self._padded)
@@ -187,6 +187,7 @@ class NativeModel:
         call = structs.Call(
             module=module, ids=ids.data_ptr(), asked=asked, rows=rows.data_ptr(), logits=logits.data_ptr(),
             best=ctypes.addressof(best), highest=ctypes.addressof(highest),
+            chosen=None if chosen is None else chosen.data_ptr(),
         )  # fmt: skip
         hidden = self._run(call, positions, lengths, table, latent, rope, before)
         return hidden, logits[:, : self._vocabulary], (best[:], highest[:])
@@ -338,7 +339,9 @@ class NativeModel:
 
 
 def _found(weights: Weights, name: str) -> structs.Matrix:
-    return _packed(weights[name])
+    matrix = weights[name]
+    assert isinstance(matrix, PackedMatrix), f"{name} is packed"
+    return _matrix(matrix)
 
 
 def _packed(matrix: PackedMatrix | Tensor) -> structs.Matrix:
