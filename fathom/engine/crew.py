@@ -66,6 +66,7 @@ class Crew:
         self._lock, self._report, self._leaving = threading.Lock(), "", False
         self._part: Part | None = None
         self._number, self._prepared = 0, set[int]()
+        self.on_fetched: Callable[[orders.Fetched], None] = lambda _fetched: None
         self._rooms: dict[str, int] = {}
 
     @staticmethod
@@ -133,6 +134,43 @@ class Crew:
                 raise self._lose(f"rank {rank} answers a step with {type(message).__name__}")
             found[rank] = message
         return [list(found[rank].sampled) for rank in sorted(found)]
+
+    # -- pages -----------------------------------------------------------------------------------------------------
+
+    def probe(self) -> str:
+        """What stands for weights and arithmetic (replay.py)."""
+        self._order(orders.Probe())
+        try:
+            found = {self._own.probe().digest} - {""}
+        except BROKEN as error:
+            raise self._lose(f"the leader: {error}") from error
+        for _ in range(self.lanes - self._own.answers):
+            rank, message = self._next()
+            if not isinstance(message, orders.Probed):
+                raise self._lose(f"rank {rank} answers Probe with {type(message).__name__}")
+            found.add(message.digest)
+        assert len(found) == 1, "lanes compute alike"
+        return found.pop()
+
+    def place(self, lane: int, stage: int) -> int:
+        """The first rank of a lane's stage; the others of it follow."""
+        return (stage * self.layout.dp + lane) * self.layout.tp
+
+    def fill(self, rank: int, order: orders.Fill) -> None:
+        """Have a rank write into a page before its next step. Raises: WorkerError: it is lost."""
+        if rank == 0:
+            return self._own.fill(order)
+        try:
+            return self._links[rank].send(orders.pack(order))
+        except OSError as error:
+            raise self._lose(f"rank {rank} takes no orders: {error}") from error
+
+    def fetch(self, rank: int, order: orders.Fetch) -> orders.Fetched | None:
+        """What is in a rank's page; None from other ranks than the leader: `on_fetched` is told. From any thread."""
+        if rank == 0:
+            return self._place.fetch(order)
+        self._links[rank].send(orders.pack(order))
+        return None
 
     # -- experts that follow the load ------------------------------------------------------------------------------
 
@@ -300,6 +338,8 @@ class Crew:
     def _sort(self, rank: int, message: orders.ToLeader) -> None:
         if isinstance(message, orders.At):
             self._where[rank] = message
+        elif isinstance(message, orders.Fetched):
+            self.on_fetched(message)
         elif isinstance(message, orders.Prepared):
             if message.number == self._number:
                 self._prepared.add(rank)

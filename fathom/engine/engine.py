@@ -151,7 +151,7 @@ class Engine:
         drafts = drafts_of(modules, self.config.spec)
         limits, mtp = self._limits(model, mtp=drafts != 0), drafts != 0
         self.timeline = Timeline() if crew is None else crew.timeline
-        spill = None
+        self.mtp, spill = mtp, None
         if crew is not None:
             _check_crew(self.config)
             self.runner = crew.open(limits.num_pages, limits.page_tokens, mtp=mtp)
@@ -180,9 +180,9 @@ class Engine:
         self._sampled_tokens = 0
 
     @cached_property
-    def pages(self) -> PageStore | None:
-        """Its pages by name, to be given to other engines and taken from them; None for a crew, which divides them."""
-        return PageStore(self) if self.crew is None else None
+    def pages(self) -> PageStore:
+        """Its pages by name, to be given to other engines and taken from them."""
+        return PageStore(self)
 
     @property
     def scheduler(self) -> Scheduler:
@@ -230,6 +230,7 @@ class Engine:
     def abort(self, request_id: str) -> Output | None:
         """Stop a request and free its pages; None if it is not here (any more)."""
         lane = self.lanes.of(request_id)
+        self.lanes.forget(request_id)
         return None if lane is None else lane.scheduler.abort(request_id)
 
     def step(self) -> list[Output]:

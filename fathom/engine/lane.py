@@ -43,18 +43,36 @@ class Lanes:
     def __init__(self, lanes: list[Lane]) -> None:
         self.lanes = lanes
         self._latest: tuple[tuple[int, ...], str, Lane] | None = None
+        self._reserved: dict[str, tuple[Lane, int]] = {}
 
     def choose(self, request: Request) -> Lane:
         """Siblings come one after another and stay together: they share their prompt."""
         if len(self.lanes) == 1:
             return self.lanes[0]
         prompt, salt = request.prompt_token_ids, request.cache_salt
-        if self._latest is not None and self._latest[:2] == (prompt, salt):
+        if request.id not in self._reserved and self._latest is not None and self._latest[:2] == (prompt, salt):
             return self._latest[2]
-        loads = [lane.outstanding_tokens() - 2 * lane.scheduler.tables.known_tokens(request) for lane in self.lanes]
-        lane = self.lanes[loads.index(min(loads))]
+        lane, _ = self._reserved.pop(request.id, (None, 0))
+        if lane is None:
+            loads = [self._due(lane) - 2 * lane.scheduler.tables.known_tokens(request) for lane in self.lanes]
+            lane = self.lanes[loads.index(min(loads))]
         self._latest = (prompt, salt, lane)
         return lane
+
+    def reserve(self, request: Request) -> int:
+        """Settle now which lane a request will be given once it is added, or forgotten: its number."""
+        if len(self.lanes) == 1:
+            return 0
+        lane = self.choose(request)
+        self._reserved[request.id] = lane, len(request.prompt_token_ids) + request.params.max_tokens
+        return self.lanes.index(lane)
+
+    def forget(self, request_id: str) -> None:
+        """It is not going to be added."""
+        self._reserved.pop(request_id, None)
+
+    def _due(self, lane: Lane) -> int:
+        return lane.outstanding_tokens() + sum(tokens for kept, tokens in self._reserved.values() if kept is lane)
 
     def add(self, request: Request) -> None:
         """Raises: RequestError: it cannot be served."""

@@ -1,6 +1,7 @@
 """What the leader of a group orders its ranks to do, and what they answer: msgpack maps whose `type` names the message.
 
-    leader -> rank   Load, then Open, then Execute | Count | Trace | Prepare | Switch; Where at any time; Leave
+    leader -> rank   Load, then Open, then Execute | Fill | Probe | Count | Trace | Prepare | Switch; Where and Fetch at
+                     any time; Leave
     rank -> leader   Loaded, then an Answer to each Execute that it samples for, Counted, Traced, Prepared; At; Broke
                      when it cannot go on
 """
@@ -63,6 +64,24 @@ class Execute(Order, frozen=True, tag="execute"):
     forwards: tuple[int, int]
 
 
+class Fill(Order, frozen=True, tag="fill"):
+    """Write into a page. content: of all layers, as one process has it (pagebytes.py); a stage takes its own."""
+
+    page: int
+    content: bytes
+
+
+class Fetch(Order, frozen=True, tag="fetch"):
+    """Say, now, what is in a page that nobody writes into. number: of the question."""
+
+    number: int
+    page: int
+
+
+class Probe(Order, frozen=True, tag="probe"):
+    """Compute a few tokens that stand for weights and arithmetic."""
+
+
 class Count(Order, frozen=True, tag="count"):
     """Say how many tokens chose each expert since you were last asked."""
 
@@ -108,6 +127,20 @@ class Answer(Order, frozen=True, tag="answer"):
     draft_s: float = 0.0
 
 
+class Fetched(Order, frozen=True, tag="fetched"):
+    """A rank's layers of a page: their latents, their rotated keys."""
+
+    number: int
+    latent: bytes
+    rope: bytes
+
+
+class Probed(Order, frozen=True, tag="probed"):
+    """Digest of the logits (replay.py)."""
+
+    digest: str
+
+
 class Counted(Order, frozen=True, tag="counted"):
     """Tokens that chose each expert, by layer; the same on all ranks that share experts."""
 
@@ -150,8 +183,8 @@ class Broke(Order, frozen=True, tag="broke"):
     fault: str = ""
 
 
-ToRank = Load | Open | Execute | Count | Trace | Prepare | Switch | Where | Leave
-ToLeader = Loaded | Answer | Counted | Traced | Prepared | At | Broke
+ToRank = Load | Open | Execute | Fill | Fetch | Probe | Count | Trace | Prepare | Switch | Where | Leave
+ToLeader = Loaded | Answer | Fetched | Probed | Counted | Traced | Prepared | At | Broke
 
 pack = msgspec.msgpack.Encoder().encode
 _to_rank = msgspec.msgpack.Decoder(ToRank)

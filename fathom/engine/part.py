@@ -9,7 +9,9 @@ from time import monotonic
 
 from fathom.engine import orders
 from fathom.engine.load import first_placements, load_experts, load_part
+from fathom.engine.pagebytes import PageLayers
 from fathom.engine.place import Place
+from fathom.engine.replay import probe
 from fathom.engine.runner import Runner
 from fathom.errors import FathomError
 from fathom.layout import Layout, Shard
@@ -62,12 +64,47 @@ class Part:
         """Whether this rank is the one that reports what its lane sampled."""
         return self.shard.has_head and self.shard.tp_rank == 0
 
+    def obey(self, order: orders.ToRank, tell: Callable[[orders.ToLeader], None]) -> orders.ToLeader | None:
+        """Do what is ordered between two steps; the answer, where this rank is to give one. tell: for later ones."""
+        match order:
+            case orders.Execute():
+                answer = self.execute(order)
+                return answer if self.answers else None
+            case orders.Probe():
+                probed = self.probe()
+                return probed if self.answers else None
+            case orders.Count():
+                return self.count()
+            case orders.Trace():
+                return self.trace(order)
+            case orders.Open():
+                self.open(order)
+            case orders.Fill():
+                self.fill(order)
+            case orders.Prepare():
+                self.prepare(order, tell)
+            case orders.Switch():
+                self.switch(order)
+        return None
+
     def open(self, order: orders.Open) -> Runner:
         """Make room for latents."""
         self.place.note("open")
         cache = self.model.new_cache(order.num_pages, order.page_tokens, mtp=order.mtp)
         self.runner = Runner(self.model, cache, timeline=self.place.timeline)
+        config = self.model.config
+        layers = config.num_hidden_layers + (config.num_nextn_predict_layers if order.mtp else 0)
+        self.place.pages = PageLayers(cache, self.shard.layers.start, layers)
         return self.runner
+
+    def fill(self, order: orders.Fill) -> None:
+        """Write into a page."""
+        assert self.place.pages is not None, "Open comes before Fill"
+        self.place.pages.put(order.page, order.content)
+
+    def probe(self) -> orders.Probed:
+        """What stands for weights and arithmetic; "" from a rank that does not see the end."""
+        return orders.Probed(probe(self.model))
 
     def execute(self, order: orders.Execute) -> orders.Answer:
         """This rank's share of a step."""

@@ -19,6 +19,7 @@ from time import monotonic, sleep
 from fathom.batching.plan import Plan
 from fathom.config.faults import Chances, Fault
 from fathom.engine import orders
+from fathom.engine.pagebytes import PageLayers
 from fathom.engine.timeline import Timeline
 
 log = logging.getLogger(__name__)
@@ -30,11 +31,12 @@ RECORD = struct.Struct("<qqd32s")  # step, layer, begun (time.monotonic, one clo
 
 
 class Place:
-    """What a rank is doing. Attributes: timeline: what it did before."""
+    """What a rank is doing. Attributes: timeline: what it did before. pages: its layers of them; None: no cache yet."""
 
     def __init__(self) -> None:
         self.step = 0
         self.timeline = Timeline()
+        self.pages: PageLayers | None = None
         self._token_ids: frozenset[int] = frozenset()
         self._board: mmap.mmap | None = None
         self._chances: Chances | None = None
@@ -74,6 +76,11 @@ class Place:
             log.warning("rank %d: fault: %s at step %d, %s", self._rank, fault.kind, self.step, op)
             spoilt |= suffer(fault)
         return spoilt
+
+    def fetch(self, order: orders.Fetch) -> orders.Fetched:
+        """What is in a page; from any thread."""
+        assert self.pages is not None, "Open comes before Fetch"
+        return orders.Fetched(order.number, *self.pages.take(order.page))
 
     @property
     def at(self) -> orders.At:

@@ -36,32 +36,21 @@ def follow(link: Link, rank: int) -> int:
     place = Place()
     threading.Thread(target=_read, args=(link, inbox, place), name="orders", daemon=True).start()
     part: Part | None = None
+
+    def tell(message: orders.ToLeader) -> None:
+        link.send(orders.pack(message))
+
     try:
         while not isinstance(order := inbox.get(), orders.Leave):
             match order:
                 case orders.Load():
                     part = Part(order, rank, place, order.threads or 1)
-                    link.send(orders.pack(orders.Loaded(part.model.weight_bytes, round(part.load_s, 3))))
-                case orders.Open():
-                    assert part is not None, "Load comes before Open"
-                    part.open(order)
-                case orders.Prepare():
-                    assert part is not None, "Load comes before Prepare"
-                    part.prepare(order, lambda answer: link.send(orders.pack(answer)))
-                case orders.Switch():
-                    assert part is not None, "Load comes before Switch"
-                    part.switch(order)
-                case orders.Count():
-                    assert part is not None, "Load comes before Count"
-                    link.send(orders.pack(part.count()))
-                case orders.Trace():
-                    assert part is not None, "Load comes before Trace"
-                    link.send(orders.pack(part.trace(order)))
-                case orders.Execute():
-                    assert part is not None, "Load comes before Execute"
-                    answer = part.execute(order)
-                    if part.answers:
-                        link.send(orders.pack(answer))
+                    tell(orders.Loaded(part.model.weight_bytes, round(part.load_s, 3)))
+                case _:
+                    assert part is not None, "Load comes first"
+                    answer = part.obey(order, tell)
+                    if answer is not None:
+                        tell(answer)
     except (FathomError, RuntimeError, OSError, MemoryError) as error:
         log.error("rank %d: %s", rank, error)
         fault = "input" if isinstance(error, InputError) else ""
@@ -75,12 +64,15 @@ def follow(link: Link, rank: int) -> int:
 
 
 def _read(link: Link, inbox: queue.SimpleQueue[orders.ToRank], place: Place) -> None:
-    """Orders to the queue; Where is answered at once, even in the middle of a step."""
+    """Orders to the queue; Where and Fetch are answered at once, even in the middle of a step."""
     try:
         while (frame := link.receive()) is not None:
             order = orders.to_rank(frame)
             if isinstance(order, orders.Where):
                 link.send(orders.pack(place.at))
+                continue
+            if isinstance(order, orders.Fetch):
+                link.send(orders.pack(place.fetch(order)))
                 continue
             inbox.put(order)
             if isinstance(order, orders.Leave):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from fathom.engine.record import LogHeader, StepRecord, read_header, read_steps
 from fathom.engine.runner import Runner
 from fathom.engine.spill import SpillFile
 from fathom.errors import InputError
-from fathom.model import Batch, LatentCache, Model
+from fathom.model import Batch, LatentCache, Model, PackedTransformer
 
 PROBED = 16  # tokens whose logits stand for weights and arithmetic
 
@@ -85,10 +86,15 @@ def probe(model: Model) -> str:
     config = model.config
     count = min(PROBED, config.max_position_embeddings)
     tokens = torch.tensor([(1 + i) * 40503 % config.vocab_size for i in range(count)], device=model.device)
-    cache = LatentCache(config, 1, count, dtype=model.compute_dtype, device=model.device)
+    packed = model if isinstance(model, PackedTransformer) else None  # perhaps only a rank's part
+    cache = packed and packed.new_cache(1, count, mtp=False)
+    cache = cache or LatentCache(config, 1, count, dtype=model.compute_dtype, device=model.device)
     batch = Batch.paged([count], [0], [(0,)], count, device=model.device)
-    logits = model.logits(model(tokens, batch, cache)).float().cpu().contiguous()
-    return hashlib.sha256(logits.numpy().tobytes()).hexdigest()[:16]
+    if packed is not None and not packed.shard.has_head:
+        model(tokens, batch, cache)
+        return ""  # a later stage of the pipeline knows
+    _, logits, _ = model.answer(tokens, batch, cache, array("q", range(count)))
+    return hashlib.sha256(logits.float().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
 def replay(records: Iterable[StepRecord], runner: Runner) -> Iterator[tuple[StepRecord, tuple[Sampled, ...], float]]:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -52,7 +53,11 @@ class Store(Protocol):
 
     def names(self, token_ids: Sequence[int], salt: str = "") -> list[bytes]: ...
 
-    def missing(self, names: Sequence[bytes]) -> list[bytes]: ...
+    def place(self, request: Request) -> int: ...
+
+    def forget(self, request_id: str) -> None: ...
+
+    def missing(self, names: Sequence[bytes], place: int) -> list[bytes]: ...
 
     def hold(self, names: Sequence[bytes]) -> tuple[int, ...]: ...
 
@@ -60,18 +65,19 @@ class Store(Protocol):
 
     def read(self, page: int) -> bytes: ...
 
-    def take_in(self, name: bytes, content: bytes) -> bool: ...
+    def take_in(self, name: bytes, content: bytes, place: int) -> bool: ...
 
     def refresh(self, names: Sequence[bytes]) -> None: ...
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The pages of one prompt, at one source. names: of all its full pages; missing: those to fetch."""
+    """The pages of one prompt, at one source. names: of all its full pages; missing: those to fetch, to this place."""
 
     source: PrefixSource
     names: list[bytes]
     missing: list[bytes]
+    place: int
 
 
 @dataclass
@@ -81,7 +87,7 @@ class Fetching:
     requests: dict[str, Request]
     wanted: list[Wanted]
     room: int
-    arrived: queue.Queue[tuple[bytes, bytes]] = field(default_factory=lambda: queue.Queue(AT_ONCE))
+    arrived: queue.Queue[tuple[bytes, bytes, int]] = field(default_factory=lambda: queue.Queue(AT_ONCE))
     given_up: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
 
@@ -134,6 +140,7 @@ class PageExchange:
     def abort(self, request_id: str) -> None:
         """It is not wanted any more."""
         self._lending.pop(request_id, None)
+        self._store.forget(request_id)
         for fetching in self._fetching:
             fetching.requests.pop(request_id, None)
             if not fetching.requests:
@@ -179,6 +186,8 @@ class PageExchange:
         """Stop fetching, end all leases, listen no more."""
         for fetching in self._fetching:
             fetching.given_up.set()
+            for request_id in fetching.requests:
+                self._store.forget(request_id)
         if self.lender is not None:
             self.lender.close()
             while self.lender.withdraw_oldest():
@@ -193,14 +202,15 @@ class PageExchange:
         if request.prefix_from is None:
             return None
         names = self._store.names(request.prompt_token_ids, request.cache_salt)
-        missing = self._store.missing(names)[: self._store.room]
+        place = self._store.place(request)
+        missing = self._store.missing(names, place)[: self._store.room]
         if missing:
-            return Wanted(request.prefix_from, names, missing)
+            return Wanted(request.prefix_from, names, missing, place)
         threading.Thread(target=decline, args=(request.prefix_from, self.patience), daemon=True).start()
         return None
 
-    def _take_in(self, fetching: Fetching, name: bytes, content: bytes) -> None:
-        if fetching.room and not fetching.given_up.is_set() and self._store.take_in(name, content):
+    def _take_in(self, fetching: Fetching, name: bytes, content: bytes, place: int) -> None:
+        if fetching.room and not fetching.given_up.is_set() and self._store.take_in(name, content, place):
             fetching.room -= 1
             self.fetched += 1
             self.fetched_bytes += len(content)
@@ -224,10 +234,10 @@ class PageExchange:
     def _fetch(self, fetching: Fetching, form: PageFormat) -> None:
         until_s = time.monotonic() + self.patience.pull_s
 
-        def deliver(name: bytes, content: bytes) -> None:
+        def deliver(place: int, name: bytes, content: bytes) -> None:
             while not fetching.given_up.is_set() and time.monotonic() < until_s:
                 try:
-                    fetching.arrived.put((name, content), timeout=0.1)
+                    fetching.arrived.put((name, content, place), timeout=0.1)
                 except queue.Full:
                     continue
                 self._wake()
@@ -236,7 +246,7 @@ class PageExchange:
 
         for wanted in fetching.wanted:
             try:
-                lost = fetch(wanted.source, wanted.missing, form, deliver, self.patience)
+                lost = fetch(wanted.source, wanted.missing, form, partial(deliver, wanted.place), self.patience)
             except TransferError as error:
                 lost = len(wanted.missing)
                 log.warning("pages of %s do not come, they are computed here: %s", wanted.source.lease, error)

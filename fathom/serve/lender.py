@@ -20,7 +20,7 @@ from typing import Protocol
 from fathom.batching.leases import Lease, LeaseError, LeaseState, LeaseTable, Patience
 from fathom.batching.pages import PageFormat, content_digest
 from fathom.batching.request import PrefixSource
-from fathom.errors import ConfigError
+from fathom.errors import ConfigError, WorkerError
 from fathom.serve.messages import Message
 from fathom.serve.transfer_messages import (
     MOST_ASKED_BYTES,
@@ -38,7 +38,7 @@ from fathom.serve.transfer_messages import (
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25  # how late the end of a lease may be noticed
-MOST_CONNECTIONS = 32
+MOST_CONNECTIONS = 128
 Through = Callable[[Page], Page | None]  # the page to send instead; None hangs up. It may take its time, too.
 
 
@@ -167,7 +167,7 @@ class Lender:
         except LeaseError as error:
             with contextlib.suppress(TransferError):
                 line.send(Refused(str(error)))
-        except TransferError as error:
+        except WorkerError as error:  # the line breaks, or a rank that has the page is lost
             log.warning("lender: %s: %s", peer, error)
         finally:
             connection.close()

@@ -21,9 +21,10 @@ from fathom.config import ModelConfig, find_model
 from fathom.cost.exchanges import exchanges
 from fathom.errors import FathomError, WorkerError
 from fathom.layout import Layout
+from fathom.layout.deploy import Pool
 from fathom.serve import messages
-from fathom.serve.client import EngineClient, RestartPolicy
-from fathom.serve.disaggregate import Client, Disaggregated
+from fathom.serve.client import EngineClient, RestartPolicy, Watcher
+from fathom.serve.fleet import Fleet
 from fathom.serve.ledger import Inbox
 from fathom.serve.transport import WORKER, Spawned
 from tests.cluster.mix import MODEL, alone, requests
@@ -99,7 +100,7 @@ class Group:
         assert self.client.state == "ready", self.client.failure
 
     async def replies(
-        self, asked: list[Request], after: dict[int, Callable[[], object]], most_s: float, to: Client | None = None
+        self, asked: list[Request], after: dict[int, Callable[[], object]], most_s: float, to: Fleet | None = None
     ) -> Replies:
         """What comes back; `after` so many outputs something is done once. Errors are put aside."""
         inbox, count = Inbox(), 0
@@ -288,24 +289,25 @@ def test_a_slow_link_that_loses_packets_makes_steps_longer_and_no_token_differen
     asyncio.run(main())
 
 
-def apart(hosts: TwoHosts, host: int) -> EngineClient:
+def apart(hosts: TwoHosts, host: int, watcher: Watcher) -> EngineClient:
     """A worker of one rank there, from which others can fetch pages; the front reaches it without the link."""
     alone_there = messages.Hello(
         str(find_model(MODEL)), threads=1, spec="1", bits=str(BITS), num_pages=400, max_sequences=20,
         max_batch_tokens=96, transfer=f"{ADDRESSES[host]}:0",
     )  # fmt: skip
-    return EngineClient(alone_there, via=Spawned(hosts.on(host, *WORKER)), name=f"host {host}")
+    name = ("prefill-0", "decode-0")[host]
+    return EngineClient(alone_there, via=Spawned(hosts.on(host, *WORKER)), name=name, watcher=watcher)
 
 
-async def split(hosts: TwoHosts, after: dict[int, Callable[[], object]]) -> tuple[Group, Disaggregated, Replies]:
+async def split(hosts: TwoHosts, after: dict[int, Callable[[], object]]) -> tuple[Group, Fleet, Replies]:
     """Prompts are read on host 0, tokens made on host 1."""
-    prefill, decode = apart(hosts, 0), apart(hosts, 1)
-    for client in (prefill, decode):
-        client.start()
+    pools = Pool("prefill", role="prefill"), Pool("decode", role="decode")
+    both = Fleet(pools, lambda pool, _, watcher: apart(hosts, pools.index(pool), watcher))
+    prefill, decode = (replica.client for replica in both.replicas)
+    both.start()
     try:
         await asyncio.gather(prefill.settled.wait(), decode.settled.wait())
         assert prefill.state == decode.state == "ready", (prefill.failure, decode.failure)
-        both = Disaggregated(prefill, decode, patience_s=20.0)
         group = Group(hosts, Layout(), Path(), Path(), decode)
         found = await group.replies(list(requests()), after, 80, both)
         async with asyncio.timeout(30):  # every lease ends: its pages are free again
@@ -314,7 +316,7 @@ async def split(hosts: TwoHosts, after: dict[int, Callable[[], object]]) -> tupl
         assert prefill.restarts == decode.restarts == 0 and not group.errors
         return group, both, found
     finally:
-        await asyncio.gather(prefill.stop(), decode.stop())
+        await both.stop()
         assert await asyncio.to_thread(hosts.empties, 5.0), "a process is left"
 
 
@@ -336,8 +338,8 @@ def test_prompts_read_on_one_host_are_continued_on_the_other(hosts: TwoHosts, li
         assert found == want
         stats = group.client.stats
         took_s = time.monotonic() - began_s
-        print(f"{link}: {took_s:.1f} s, {stats.fetched_pages} pages, {stats.failed_fetches} failed, {both.counts}")
-        assert both.counts["handed over"] > 40 and both.counts["fell back"] == 0
+        print(f"{link}: {took_s:.1f} s, {stats.fetched_pages} pages, {stats.failed_fetches} failed, {both.prefilled}")
+        assert both.prefilled > 40 and both.alone == 0
         if link.startswith("cut"):
             assert stats.failed_fetches > 0
         else:

@@ -105,3 +105,16 @@ def test_it_learns_from_what_steps_take() -> None:
         lane.scheduler.update(plan, answers)
         lane.observe(plan, answers, 0.01, 0.0)
     assert lane.schedule().predicted_s > 0
+
+
+def test_a_place_that_is_reserved_counts_as_work_until_the_request_comes_or_is_forgotten() -> None:
+    lanes = Lanes([Lane(LIMITS, (), 0) for _ in range(2)])
+    first, second, third = (Request(str(n), tuple(range(n, n + 20)), SamplingParams(max_tokens=5)) for n in range(3))
+    assert [lanes.reserve(first), lanes.reserve(second)] == [0, 1]
+    assert lanes.choose(second) is lanes.lanes[1]  # and is no longer reserved
+    assert lanes.reserve(third) == 1
+    lanes.forget("0")
+    lanes.forget("0")
+    other = Request("x", (7,) * 30)
+    assert lanes.choose(other) is lanes.lanes[0]
+    assert Lanes([Lane(LIMITS, (), 0)]).reserve(first) == 0
