@@ -40,7 +40,7 @@ State = Literal["starting", "ready", "restarting", "failed", "stopped"]
 class RestartPolicy:
     """How often a dead worker is started again. Fields: restarts: allowed within `window_s`. probe_s: for one token."""
 
-    restarts: int = 4
+    restarts: int = 5
     window_s: float = 60.0
     first_pause_s: float = 0.2
     longest_pause_s: float = 10.0

@@ -194,7 +194,7 @@ def victims(target: EngineClient | Fleet) -> dict[int, str]:
 
 async def strike(target: EngineClient | Fleet, load: Load, soak: Soak, rng: Random) -> None:
     """Kill or stop somebody at a random moment and wait for the next token; now and then, kill again meanwhile."""
-    await asyncio.sleep(rng.uniform(0.0, 0.6))
+    await asyncio.sleep(rng.uniform(0.0, 1.0))
     restarts, killed_s = target.restarts, time.monotonic()
     kill = send(target, soak, rng, rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP]))
     if rng.random() < 0.15:

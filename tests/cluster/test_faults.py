@@ -119,7 +119,7 @@ def test_a_rank_that_dies_while_the_group_starts_again_is_no_more_than_another_p
 
 @pytest.mark.usefixtures("native")
 def test_a_request_that_kills_ends_alone() -> None:
-    """A fault that a token brings on, in every life: it is found after two crashes and two more alone."""
+    """A fault that a token brings on, in every life: it is found after two crashes and three more alone."""
     poison = Request("poison", (9, 8, 511, 7), SamplingParams(max_tokens=8))
     asked = [*requests(COUNT, most_tokens=MOST_TOKENS), poison]
     assert not any(511 in request.prompt_token_ids for request in asked[:-1])
@@ -127,4 +127,4 @@ def test_a_request_that_kills_ends_alone() -> None:
     verdict = found.pop("poison")
     assert isinstance(verdict, EngineError) and verdict.code == "poison_request"
     assert found == undisturbed(COUNT, most_tokens=MOST_TOKENS)
-    assert facts["restarts"] == 4 and facts["poisoned"] == 1
+    assert facts["restarts"] == 5 and facts["poisoned"] == 1
