@@ -41,7 +41,9 @@ log = logging.getLogger(__name__)
 
 A = TypeVar("A", bound=orders.Order)
 
-ASK_S = 1.0  # for ranks to say where they are
+ASK_S = 0.5  # for ranks to say where they are
+BEAT_S = 0.5  # between two looks at ranks that are waited for
+LOADING_PATIENCE = 3  # while they load, a library that is read from a slow disk may stop all of a process
 ENDING_S = 0.2  # from the end of a connection to that of its process
 BROKEN = (FathomError, RuntimeError, OSError, MemoryError)
 """What ends a group when it happens to its leader: from torch.distributed, a peer is gone or silent for too long."""
@@ -62,6 +64,7 @@ class Crew:
         self._answers: queue.Queue[tuple[int, orders.ToLeader | None]] = queue.Queue()
         self._place = Place()
         self._where: dict[int, orders.At] = {}
+        self._heard_s: dict[int, float] = {}
         self._gone, self._broken = set[int](), set[int]()
         self._lock, self._report, self._leaving = threading.Lock(), "", False
         self._part: Part | None = None
@@ -271,10 +274,13 @@ class Crew:
 
     def _next(self) -> tuple[int, orders.ToLeader]:
         """The next answer of any rank. Raises: the error of one that cannot go on, or WorkerError."""
-        try:
-            rank, message = self._answers.get(timeout=self.config.start_s)
-        except queue.Empty:
-            raise self._lose(f"no rank answers within {self.config.start_s:g} s") from None
+        since_s, found = monotonic(), None
+        while found is None:
+            try:
+                found = self._answers.get(timeout=BEAT_S)
+            except queue.Empty:
+                self._check_silence(since_s)
+        rank, message = found
         if message is None:
             raise self._lose(f"rank {rank} is gone")
         if isinstance(message, orders.Broke):
@@ -283,11 +289,27 @@ class Crew:
             raise self._lose(f"rank {rank}: {message.message}")
         return rank, message
 
+    def _check_silence(self, since_s: float) -> None:
+        """Ask ranks whether they are there: nobody who waits for an answer need be in a group with whom it waits for.
+
+        Raises: WorkerError: one has been silent for too long, or there has been no answer since `since_s`.
+        """
+        now_s, loading = monotonic(), self._part is None or self._part.runner is None
+        patience_s = self.config.timeout_s * (LOADING_PATIENCE if loading else 1)
+        for rank, link in self._links.items():
+            with suppress(OSError):  # then its connection is closed, which is noticed where it is read
+                link.send(orders.pack(orders.Where()))
+            silent_s = now_s - max(since_s, self._heard_s.get(rank, 0.0))
+            if silent_s > patience_s:
+                raise self._lose(f"rank {rank} has been silent for {silent_s:.1f} s")
+        if now_s - since_s > self.config.start_s:
+            raise self._lose(f"no rank answers within {self.config.start_s:g} s")
+
     def _listen(self, rank: int, link: Link) -> None:
         """Sort what a rank says, until it says no more."""
         with suppress(ValueError):
             while (frame := link.receive()) is not None:
-                message = orders.to_leader(frame)
+                self._heard_s[rank], message = monotonic(), orders.to_leader(frame)
                 self._sort(rank, message)
                 if isinstance(message, orders.Broke) and message.fault != "input":
                     self._broken.add(rank)
@@ -322,6 +344,7 @@ class Crew:
 
     def _whereabouts(self) -> str:
         """Where each rank is, or was last; those that do not say so are silent, and most likely at fault."""
+        self._where.clear()
         for rank, link in self._links.items():
             try:
                 link.send(orders.pack(orders.Where()))

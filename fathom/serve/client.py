@@ -44,7 +44,7 @@ class RestartPolicy:
             worker that was lost; then it has failed, and they end.
     """
 
-    restarts: int = 4
+    restarts: int = 5
     window_s: float = 60.0
     first_pause_s: float = 0.2
     longest_pause_s: float = 10.0

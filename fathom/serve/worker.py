@@ -67,6 +67,8 @@ class Steps(Protocol):
 
     def step(self) -> Sequence[Output]: ...
 
+    def stats(self) -> object: ...
+
     def save_pages(self) -> bool: ...
 
     @property
@@ -179,7 +181,7 @@ def _work(connection: Connection, engine: Steps, exchange: PageExchange | None) 
     while True:
         while not connection.inbox.empty() or not engine.has_work:
             if not engine.has_work and not idle and connection.inbox.empty():
-                connection.send(_stats(engine.scheduler, exchange))
+                connection.send(_stats(engine, exchange))
                 idle = True
             message = _next(connection, engine)
             if isinstance(message, messages.Shutdown):
@@ -207,7 +209,7 @@ def _work(connection: Connection, engine: Steps, exchange: PageExchange | None) 
         if due := gathering.pass_on(outputs):
             connection.send(messages.Tokens(due, now_s - started_s))
         if now_s - reported_s >= STATS_EVERY_S:
-            connection.send(_stats(engine.scheduler, exchange))
+            connection.send(_stats(engine, exchange))
             reported_s = now_s
 
 
@@ -275,27 +277,16 @@ def _give_up(
         if exchange is not None:
             exchange.abort(request_id)
         connection.send(messages.Refused(request_id, str(error), fault="engine"))
-    connection.send(_stats(engine.scheduler, exchange))  # that was all of it: the front may decide what to try next
+    connection.send(_stats(engine, exchange))  # that was all of it: the front may decide what to try next
 
 
-def _stats(scheduler: Scheduler, exchange: PageExchange | None) -> messages.Stats:
-    tables = scheduler.tables
-    return messages.Stats(
-        running=len(scheduler.running),
-        waiting=len(scheduler.waiting),
-        pages_used=scheduler.config.num_pages - scheduler.pool.available,
-        pages_total=scheduler.config.num_pages,
-        steps=scheduler.steps,
-        preemptions=scheduler.preemptions,
-        copied_pages=tables.copied,
-        spilled_pages=tables.spill.spilled,
-        restored_pages=tables.spill.restored,
-        lost_pages=tables.spill.lost,
-        slots_used=len(tables.spill),
-        drafted_by_depth=scheduler.drafted_by_depth,
-        accepted_by_depth=scheduler.accepted_by_depth,
-        **({} if exchange is None else exchange.stats()),
-    )
+def _stats(engine: Steps, exchange: PageExchange | None) -> messages.Stats:
+    """Of all lanes of an engine, and of what it lends."""
+    counted = engine.stats()
+    known = [name for name in messages.Stats.__struct_fields__ if hasattr(counted, name)]
+    found = {name: getattr(counted, name) for name in known}
+    slots = {"slots_used": len(engine.scheduler.tables.spill)}
+    return messages.Stats(**{**found, **slots, **({} if exchange is None else exchange.stats())})
 
 
 def load_engine(hello: messages.Hello) -> tuple[Steps, messages.Ready]:
