@@ -50,7 +50,7 @@ export function rankRows(rows, ranks) {
 /** The points of a line through a trend [[seconds, value]], in a box; the value 1 lies on its lower edge. */
 export function points(trend, width, height) {
   const [first, last] = [trend[0][0], trend.at(-1)[0]];
-  const most = Math.max(2, ...trend.map(([, value]) => value));
+  const most = Math.max(1.2, ...trend.map(([, value]) => value));
   return trend
     .map(([at, value]) => {
       const x = last > first ? ((at - first) / (last - first)) * width : width;
