@@ -23,7 +23,8 @@ from measure import machine, write
 from fathom.batching.request import Request, SamplingParams
 from fathom.cost.exchanges import exchanges
 from fathom.engine import Engine, EngineConfig, load_model
-from fathom.engine.crew import Crew, CrewConfig
+from fathom.engine.crew import Crew
+from fathom.engine.crewconfig import CrewConfig
 from fathom.layout import Layout
 
 LAYOUTS = {"tp2": Layout(tp=2, ep=2), "ep2": Layout(dp=2, ep=2)}

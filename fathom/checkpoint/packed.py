@@ -89,7 +89,8 @@ def _pack(
         found[name] = replace(packed, data=kept.copy(packed.data), scale=scale)
         if progress is not None:
             progress(done, len(singles))
-    plain.check_copies()
+    if shard is None or (shard.has_head and shard.dp_rank == shard.tp_rank == 0):  # one of all who load this model
+        plain.check_copies()
     with suppress(AttributeError, OSError):  # other C libraries give back what is freed without being told
         ctypes.CDLL(None).malloc_trim(0)
     return found

@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache-dir", metavar="DIR", help="a folder that keeps pages for the next start too")
     parser.add_argument("--spill-gb", type=float, metavar="N", help="the most either may hold, in GB (default: 8)")
     parser.add_argument("--max-queued", type=int, default=256, help="sequences that may wait (default: %(default)s)")
+    parser.add_argument("--faults", type=Path, metavar="FILE", help="make these faults, to see what is done about them")
     add_engine_options(parser)
     add_host_options(parser)
     parser.add_argument("--drain", type=float, default=5.0, help="seconds replies may take to finish on Ctrl-C")
@@ -79,12 +80,12 @@ def run(args: argparse.Namespace) -> int:
 def lend(config: ServeConfig, hosts: Hosts) -> int:
     """Run this host's ranks for the one that serves, until that lets them go."""
     from fathom.engine.join import join
-    from fathom.serve.secret import read_secret
+    from fathom.serve.secret import read_token
 
     ranks = hosts.ranks(config.pools[0].layout.world_size)
     print(f"fathom {__version__}   ranks {ranks[0]} to {ranks[-1]} for {hosts.host}:{hosts.port}", file=sys.stderr)
     with contextlib.suppress(KeyboardInterrupt):
-        join(hosts.host, hosts.port, ranks, read_secret(hosts.secret).decode())
+        join(hosts.host, hosts.port, ranks, read_token(hosts.secret))
     return 0
 
 
@@ -94,6 +95,7 @@ def configured(args: argparse.Namespace) -> ServeConfig:
     Raises: ConfigError: they contradict each other, or the file cannot be used.
     """
     from fathom.config import build
+    from fathom.config.faults import read_faults
     from fathom.layout.deploy import read_deploy
     from fathom.serve.deployment import read_engine
     from fathom.serve.front import Limits
@@ -122,6 +124,7 @@ def configured(args: argparse.Namespace) -> ServeConfig:
         "spill_path": args.spill,
         "spill_bytes": _bytes(args.spill_gb),
         "cache_dir": None if args.cache_dir is None else str(Path(args.cache_dir).resolve()),
+        "faults": None if args.faults is None else read_faults(args.faults),
     }
     settings |= {name: value for name, value in given.items() if value is not None}
     if (hosts := hosts_of(args)) is not None:

@@ -70,3 +70,11 @@ def _first_of(nodes: str) -> str:
 def use_interface(name: str) -> None:
     """Let torch.distributed's gloo talk over this network interface; it reads that from the environment only."""
     os.environ["GLOO_SOCKET_IFNAME"] = name
+
+
+def child_environment() -> dict[str, str]:
+    """Ours, for a process that runs torch; its C++ side warns only of errors there, not of each address without a name.
+
+    torch reads that when it is imported: to set it later does nothing.
+    """
+    return {"TORCH_CPP_LOG_LEVEL": "ERROR", **os.environ}

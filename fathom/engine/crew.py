@@ -17,8 +17,6 @@ import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic, sleep
 from typing import TypeVar
 
@@ -26,12 +24,13 @@ import msgspec
 
 from fathom.batching.plan import Plan, Sampled
 from fathom.engine import orders
+from fathom.engine.crewconfig import CrewConfig, processors
 from fathom.engine.join import spawn
-from fathom.engine.part import Part, Place
+from fathom.engine.part import Part
+from fathom.engine.place import Board, Place
 from fathom.engine.runner import Runner
 from fathom.engine.timeline import Timeline
-from fathom.errors import ConfigError, InputError, WorkerError
-from fathom.layout import Layout
+from fathom.errors import FathomError, InputError, WorkerError
 from fathom.layout.placement import Placement
 from fathom.model import PackedTransformer
 from fathom.ops.shared import make_room
@@ -43,52 +42,9 @@ log = logging.getLogger(__name__)
 A = TypeVar("A", bound=orders.Order)
 
 ASK_S = 1.0  # for ranks to say where they are
-
-
-@dataclass(frozen=True)
-class CrewConfig:
-    """A group of ranks.
-
-    Fields: bits, load, mtp: as in `load_model`. redundant: copies of experts per layer. threads: of each rank; None
-            shares out the processors of this host. host: where ranks find the leader. port: of its desk; 0 takes any.
-            ranks_here: started on this host; None is all. token: what ranks must know; None makes one up. timeout_s:
-            the longest that a rank waits for another in the middle of a step. start_s: the longest that all may take to
-            come and to load.
-    """
-
-    model: str | Path
-    layout: Layout
-    bits: str | int = "auto"
-    load: str = "map"
-    mtp: bool | None = None
-    redundant: int = 0
-    threads: int | None = None
-    host: str = "127.0.0.1"
-    port: int = 0
-    ranks_here: int | None = None
-    token: str | None = None
-    timeout_s: float = 20.0
-    start_s: float = 600.0
-
-    def __post_init__(self) -> None:
-        size = self.layout.world_size
-        if self.ranks_here is not None and not 1 <= self.ranks_here <= size:
-            raise ConfigError(f"ranks_here is {self.ranks_here}; it must be from 1 to {size}.")
-        if self.ranks_here not in (None, size) and self.token is None:
-            raise ConfigError("ranks on other hosts need a token to find their leader; give token.")
-
-    @property
-    def here(self) -> int:
-        """Ranks of this host, the leader among them."""
-        return self.layout.world_size if self.ranks_here is None else self.ranks_here
-
-    @property
-    def threads_each(self) -> int:
-        return self.threads or max(1, _processors() // self.here)
-
-
-def _processors() -> int:
-    return os.cpu_count() or 1
+ENDING_S = 0.2  # from the end of a connection to that of its process
+BROKEN = (FathomError, RuntimeError, OSError, MemoryError)
+"""What ends a group when it happens to its leader: from torch.distributed, a peer is gone or silent for too long."""
 
 
 class Crew:
@@ -101,11 +57,12 @@ class Crew:
         self.config, self.layout = config, config.layout
         self.on_lost: Callable[[str], None] = lambda _report: None
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._boards: dict[int, Board] = {}
         self._links: dict[int, Link] = {}
         self._answers: queue.Queue[tuple[int, orders.ToLeader | None]] = queue.Queue()
         self._place = Place()
         self._where: dict[int, orders.At] = {}
-        self._gone: dict[int, str] = {}
+        self._gone, self._broken = set[int](), set[int]()
         self._lock, self._report, self._leaving = threading.Lock(), "", False
         self._part: Part | None = None
         self._number, self._prepared = 0, set[int]()
@@ -166,7 +123,7 @@ class Crew:
         try:
             self._order(order)
             own = self._own.execute(order)
-        except (RuntimeError, OSError) as error:  # from torch.distributed: a peer is gone, or silent for too long
+        except BROKEN as error:
             raise self._lose(f"the leader: {error}") from error
         if self._own.answers:
             found[0] = own
@@ -229,6 +186,8 @@ class Crew:
             process.wait()
         for link in self._links.values():
             link.close()
+        for board in self._boards.values():
+            board.close()
         for room in self._rooms.values():
             os.close(room)
         self._rooms = {}
@@ -245,25 +204,29 @@ class Crew:
         self._rooms = {name: room for name, size in sizes.items() if (room := make_room(size)) is not None}
         try:
             for rank in range(1, config.here):
-                self._processes[rank] = spawn(config.host, desk.port, rank, token, tuple(self._rooms.values()))
+                board = self._boards[rank] = Board()
+                inherited = board.file, *self._rooms.values()
+                self._processes[rank] = spawn(config.host, desk.port, rank, token, inherited)
             self._links = desk.assemble(self.layout.world_size, config.start_s, self._check_processes)
         finally:
             desk.close()
         for rank, link in self._links.items():
             threading.Thread(target=self._listen, args=(rank, link), name=f"rank {rank}", daemon=True).start()
-        talk_over(config.host)
+        elsewhere = [link.address for rank, link in self._links.items() if rank not in self._processes]
+        talk_over(elsewhere[0] if elsewhere else config.host)  # host may be a name, which names no interface
         order = orders.Load(
             model=str(config.model), layout=(self.layout.pp, self.layout.dp, self.layout.tp, self.layout.ep),
             host=config.host, port=free_port(config.host), timeout_s=config.timeout_s, bits=str(config.bits),
             threads=config.threads_each, load=config.load, mtp=config.mtp,
-            redundant=config.redundant, rooms=self._rooms, cores=config.threads_each * config.here <= _processors(),
+            redundant=config.redundant, rooms=self._rooms, cores=config.threads_each * config.here <= processors(),
+            verify=config.verify or bool(config.faults), faults=config.faults,
         )  # fmt: skip
-        apart = msgspec.structs.replace(order, rooms={}, cores=False)
         for rank, link in self._links.items():
-            link.send(orders.pack(order if rank in self._processes else apart))
+            own = {"board": self._boards[rank].file} if rank in self._boards else {"rooms": {}, "cores": False}
+            link.send(orders.pack(msgspec.structs.replace(order, **own)))
         try:
             self._part = Part(order, 0, self._place, config.threads_each)
-        except RuntimeError as error:
+        except (RuntimeError, OSError, MemoryError) as error:
             raise self._lose(f"the leader: {error}") from error
         for _ in self._links:
             rank, message = self._next()
@@ -324,8 +287,12 @@ class Crew:
         """Sort what a rank says, until it says no more."""
         with suppress(ValueError):
             while (frame := link.receive()) is not None:
-                self._sort(rank, orders.to_leader(frame))
-        self._gone[rank] = "its connection is closed"
+                message = orders.to_leader(frame)
+                self._sort(rank, message)
+                if isinstance(message, orders.Broke) and message.fault != "input":
+                    self._broken.add(rank)
+                    self._lose(f"rank {rank}: {message.message}")  # here: the leader itself may wait for ever
+        self._gone.add(rank)
         self._answers.put((rank, None))
         if not self._leaving:
             self._lose(f"rank {rank} is gone")
@@ -354,23 +321,32 @@ class Crew:
         return WorkerError(self._report)
 
     def _whereabouts(self) -> str:
-        """Where each rank is; those that do not say so are silent, and most likely at fault."""
+        """Where each rank is, or was last; those that do not say so are silent, and most likely at fault."""
         for rank, link in self._links.items():
             try:
                 link.send(orders.pack(orders.Where()))
             except OSError:
-                self._gone.setdefault(rank, "its connection is closed")
+                self._gone.add(rank)
         until = monotonic() + ASK_S
-        while monotonic() < until and len(self._where.keys() | self._gone.keys()) < len(self._links):
-            sleep(0.01)
-        said = [f"rank 0 at {self._place.at}"]
-        for rank in self._links:
-            process = self._processes.get(rank)
-            if process is not None and process.poll() is not None:
-                said.append(f"rank {rank} ended with exit code {process.returncode}")
-            elif rank in self._gone:
-                said.append(f"rank {rank} is gone")
-            else:
-                said.append(f"rank {rank} at {self._where[rank]}" if rank in self._where else f"rank {rank} is silent")
-        return ", ".join(said)
+        while monotonic() < until and len(self._where.keys() | self._gone | self._broken) < len(self._links):
+            sleep(0.005)
+        return "; ".join([f"rank 0 at {self._place.at}", *map(self._whereabouts_of, self._links)])
+
+    def _whereabouts_of(self, rank: int) -> str:
+        process, board = self._processes.get(rank), self._boards.get(rank)
+        last = self._where.get(rank) or (None if board is None else board.at)
+        if process is not None and rank in self._gone:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(ENDING_S)
+        if process is not None and process.returncode is not None:
+            is_it = f"ended with exit code {process.returncode}"
+        elif rank in self._gone:
+            is_it = "is gone"
+        elif rank in self._broken:
+            is_it = "has given up"
+        elif rank not in self._where:
+            is_it = "is silent"
+        else:
+            return f"rank {rank} at {last}"
+        return f"rank {rank} {is_it}" + ("" if last is None else f", last at {last}")
 

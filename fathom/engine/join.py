@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from time import monotonic, sleep
 
+from fathom.config import child_environment
 from fathom.engine.orders import GONE
 from fathom.errors import WorkerError
 
@@ -27,7 +28,7 @@ def spawn(
     """
     process = subprocess.Popen(
         [*RANK, host, str(port), str(rank)], stdin=subprocess.PIPE, stdout=2, start_new_session=True,
-        pass_fds=tuple(descriptors),
+        pass_fds=tuple(descriptors), env=child_environment(),
     )  # fmt: skip
     assert process.stdin is not None, "it was asked for"
     process.stdin.write(f"{token}\n".encode())
@@ -50,7 +51,8 @@ def join(host: str, port: int, ranks: Sequence[int], token: str) -> None:
                 del running[rank]
                 if process.returncode == 0:
                     continue
-                deaths[rank] = deaths[rank] + 1 if monotonic() - started_s < QUICK_S else 0
+                if process.returncode != GONE:
+                    deaths[rank] = deaths[rank] + 1 if monotonic() - started_s < QUICK_S else 0
                 if process.returncode == WorkerError.exit_code or deaths[rank] >= QUICK_DEATHS:
                     raise WorkerError(f"rank {rank} ended with exit code {process.returncode}; its last words say why")
                 if process.returncode != GONE:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from fathom.batching.plan import Plan, Sampled
+from fathom.config.faults import Fault
 
 GONE = 75
 """Exit code of a rank whose leader is gone: it may be started again, to find the next one."""
@@ -25,7 +26,9 @@ class Load(Order, frozen=True, tag="load"):
     Fields: layout: pp, dp, tp, ep. host, port: where tensors' connections are arranged. timeout_s: the longest that a
             rank waits for another in the middle of a step. redundant: copies of experts per layer. rooms: memory shared
             with other ranks of the leader's host, as inherited descriptors (parallel/groups.py); cores: whether each of
-            these ranks has a core of its own. The others: as `load_model` has them.
+            these ranks has a core of its own. board: such a descriptor, of the page on which the rank says where it is
+            (place.py). verify: what travels carries checksums. faults: made on purpose. The others: as `load_model` has
+            them.
     """
 
     model: str
@@ -40,6 +43,9 @@ class Load(Order, frozen=True, tag="load"):
     redundant: int = 0
     rooms: dict[str, int] = {}
     cores: bool = False
+    board: int | None = None
+    verify: bool = False
+    faults: tuple[Fault, ...] = ()
 
 
 class Open(Order, frozen=True, tag="open"):

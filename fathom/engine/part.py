@@ -1,4 +1,4 @@
-"""One rank's part of a model, with its peers, and where it is in its work."""
+"""One rank's part of a model, with its peers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from time import monotonic
 
 from fathom.engine import orders
 from fathom.engine.load import first_placements, load_experts, load_part
+from fathom.engine.place import Place
 from fathom.engine.runner import Runner
-from fathom.engine.timeline import Timeline
 from fathom.errors import FathomError
 from fathom.layout import Layout, Shard
 from fathom.layout.placement import Placement
@@ -21,24 +21,6 @@ from fathom.parallel.comm import Ranks
 from fathom.parallel.groups import Groups, Meeting, joined
 
 
-class Place:
-    """What a rank is doing, for those who ask. Attributes: timeline: what it did before."""
-
-    def __init__(self) -> None:
-        self.step = 0
-        self.timeline = Timeline()
-        self._op, self._layer, self._since_s = "start", -1, monotonic()
-
-    def note(self, op: str, layer: int = -1) -> None:
-        """It begins this."""
-        self._op, self._layer, self._since_s = op, layer, monotonic()
-        self.timeline.begin(op, layer)
-
-    @property
-    def at(self) -> orders.At:
-        return orders.At(self.step, self._op, self._layer, monotonic() - self._since_s)
-
-
 class Part:
     """One rank's part of the model, its peers, and a runner once there is a cache."""
 
@@ -47,6 +29,7 @@ class Part:
         self.rank, self.place, self.threads = rank, place, threads
         self._open = ExitStack()
         self._groups: Groups | None = None
+        place.obey(order, rank)
         place.note("load")
         layout, started_s = Layout(*order.layout), monotonic()
 
@@ -54,7 +37,7 @@ class Part:
             place.note("meet")
             meeting = Meeting(order.host, order.port, order.timeout_s, order.cores)
             self._groups = self._open.enter_context(joined(shard, meeting, order.rooms))
-            return place.timeline.follow(Ranks(shard, self._groups, place.note))
+            return place.timeline.follow(Ranks(shard, self._groups, place.note, verify=order.verify))
 
         try:
             self.model: PackedTransformer = load_part(
@@ -81,6 +64,7 @@ class Part:
 
     def open(self, order: orders.Open) -> Runner:
         """Make room for latents."""
+        self.place.note("open")
         cache = self.model.new_cache(order.num_pages, order.page_tokens, mtp=order.mtp)
         self.runner = Runner(self.model, cache, timeline=self.place.timeline)
         return self.runner
@@ -89,8 +73,7 @@ class Part:
         """This rank's share of a step."""
         assert self.runner is not None, "Open comes before Execute"
         plan = order.plans[self.shard.dp_rank]
-        self.place.step = self.place.timeline.step = max(plan.step for plan in order.plans)
-        self.place.note("compute")
+        self.place.begin(max(plan.step for plan in order.plans), plan)
         sampled = self.runner.execute(plan, order.forwards)
         self.place.note("wait for orders")
         return orders.Answer(tuple(sampled), self.runner.draft_s)
@@ -119,6 +102,7 @@ class Part:
         def load() -> None:
             started_s = monotonic()
             try:
+                self.place.strike("experts")
                 weights = load_experts(self._order.model, self.model.config, wanted, self._order.bits)
             except (FathomError, OSError, MemoryError) as error:
                 return done(orders.Broke(f"experts cannot be moved: {type(error).__name__}: {error}"))

@@ -15,16 +15,18 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from fathom.engine import orders
-from fathom.engine.part import Part, Place
+from fathom.engine.part import Part
+from fathom.engine.place import Place
 from fathom.errors import FathomError, InputError, WorkerError
 from fathom.parallel.control import Link, report_to
 from fathom.parallel.groups import talk_over
 
 log = logging.getLogger(__name__)
 
-FIND_LEADER_S = 60.0
+FIND_LEADER_S = 600.0  # as long as a leader waits for its ranks; a link may be down for a while
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -63,9 +65,10 @@ def follow(link: Link, rank: int) -> int:
     except (FathomError, RuntimeError, OSError, MemoryError) as error:
         log.error("rank %d: %s", rank, error)
         fault = "input" if isinstance(error, InputError) else ""
-        link.send(orders.pack(orders.Broke(f"{type(error).__name__}: {error}", fault)))
+        with suppress(OSError):  # the leader may be gone
+            link.send(orders.pack(orders.Broke(f"{type(error).__name__}: {error}", fault)))
         inbox.get()  # the leader ends us, after it has asked everybody where they are
-        return 1
+        return 1 if fault else orders.GONE
     if part is not None:
         part.close()
     return 0
@@ -82,7 +85,9 @@ def _read(link: Link, inbox: queue.SimpleQueue[orders.ToRank], place: Place) -> 
             inbox.put(order)
             if isinstance(order, orders.Leave):
                 return  # the connection may close now
-    except (ValueError, OSError):
+    except OSError:
+        pass  # it is gone
+    except ValueError:
         log.exception("the leader sent what is no order; leaving")
     os._exit(orders.GONE)  # not sys.exit: the main thread may be deep in a forward, whose result nobody will read
 

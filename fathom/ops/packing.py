@@ -53,7 +53,7 @@ class PackedMatrix:
     def blocks(self, begin: int, end: int) -> PackedMatrix:
         """Rows 16 * begin to 16 * end, as a view."""
         scale = None if self.scale is None else self.scale[begin:end]
-        rows = min(self.rows, end * BLOCK_ROWS) - begin * BLOCK_ROWS
+        rows = max(0, min(self.rows, end * BLOCK_ROWS) - begin * BLOCK_ROWS)  # the last block may not be full
         return PackedMatrix(self.kind, rows, self.columns, self.group, self.data[begin:end], scale)
 
 

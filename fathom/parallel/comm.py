@@ -19,16 +19,21 @@ from torch import Tensor
 from fathom.layout import Shard
 from fathom.layout.placement import Placement
 from fathom.parallel.groups import Groups
+from fathom.parallel.seal import Seals, sealed, sealed_bytes
 
 
 class Ranks:
     """The peers of one rank.
 
-    Args: note: told what is about to be asked, and of which layer: for those who look where a rank is, and for faults.
+    Args: note: told what is about to be asked, and of which layer: for those who look where a rank is, and for faults;
+          where it says True, what is sent is spoilt, if it is sealed. verify: what travels is sealed (seal.py).
     """
 
-    def __init__(self, shard: Shard, groups: Groups, note: Callable[[str, int], None] | None = None) -> None:
-        self.shard, self.groups = shard, groups
+    def __init__(
+        self, shard: Shard, groups: Groups, note: Callable[[str, int], object] | None = None, *, verify: bool = False
+    ) -> None:
+        self._seals = Seals() if verify else None
+        self.shard, self.groups = shard, groups if self._seals is None else sealed(groups, self._seals)
         self.pairs = (0, 0)
         self.load: dict[int, Tensor] = {}  # layer -> tokens that chose each expert since `take_load`
         self._note = note or (lambda _op, _layer: None)
@@ -53,14 +58,19 @@ class Ranks:
         x = torch.empty(rows, self.shard.config.hidden_size)
         if rows:
             self._ask("receive", -1)
-            dist.recv(x, self.groups.before)
+            if self._seals is None:
+                dist.recv(x, self.groups.before)
+            else:
+                raw = torch.empty(sealed_bytes(x, rows), dtype=torch.uint8)
+                dist.recv(raw, self.groups.before)
+                self._seals.open(raw, x, [rows])
         return x
 
     def send(self, x: Tensor) -> None:
         if len(x):
             self._ask("send", -1)
             assert self.groups.after is not None, "the last stage passes nothing on"
-            dist.send(x.contiguous(), self.groups.after)
+            dist.send(x.contiguous() if self._seals is None else self._seals.seal(x, [len(x)]), self.groups.after)
 
     # -- what kernels ask ------------------------------------------------------------------------------------------
 
@@ -145,7 +155,9 @@ class Ranks:
         self.pairs = len(token), ours.numel()
 
     def _ask(self, op: str, layer: int) -> None:
-        self._note(op, layer)
+        told = self._note(op, layer)
+        if self._seals is not None:
+            self._seals.ask(op, layer, spoil=told is True)
 
 
 class Table:

@@ -3,13 +3,15 @@
 Tensors travel by torch.distributed, in the middle of a forward and with a timeout. Orders travel here, where the next
 one may take hours to come and the end of a process is seen at once: its connection closes.
 
-A frame is four bytes of length (big endian) and that many bytes. First the leader sends a challenge, and the rank its
-number with a proof that it knows the token of this group; the token itself never travels.
+A frame is four bytes of length (big endian) and that many bytes. First the leader sends a challenge, then the rank its
+number with a proof that it knows the token of this group, and the leader whether it takes it; the token itself never
+travels.
 """
 
 from __future__ import annotations
 
 import hmac
+import logging
 import secrets
 import socket
 import struct
@@ -23,6 +25,12 @@ from fathom.errors import WorkerError
 MAX_FRAME_BYTES = 1 << 30
 GREETING_BYTES = 4096
 RETRY_S = 0.1
+GREETING_S = 5.0  # for each frame of it
+SAY_S = 10.0  # without a leader, before it is worth a line
+SILENT_S = 20  # until a connection is given up whose other end does not even acknowledge: a host, or a link, is gone
+WELCOME, UNKNOWN, TAKEN = b"welcome", b"unknown", b"taken"
+
+log = logging.getLogger(__name__)
 
 
 class Link:
@@ -31,6 +39,7 @@ class Link:
     def __init__(self, connection: socket.socket) -> None:
         self._socket, self._lock = connection, threading.Lock()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _notice_silence(connection)
 
     def send(self, frame: bytes) -> None:
         """Raises: OSError: the other end is gone."""
@@ -77,13 +86,18 @@ class Link:
 class Desk:
     """Where ranks report to: a listening socket, and who is to come.
 
-    Args: token: what they must know. port: 0 takes any.
+    Args:   token: what they must know. port: 0 takes any.
+    Raises: WorkerError: it cannot be listened there.
     """
 
     def __init__(self, host: str, token: str, port: int = 0) -> None:
         self._token = token.encode()
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listening = socket.create_server((host, port), family=family, backlog=128)
+        try:
+            self._listening = socket.create_server((host, port), family=family_of(host), backlog=128)
+        except OSError as error:
+            raise WorkerError(
+                f"the leader cannot listen at {host} port {port} ({error}); it must be a free port of this host."
+            ) from error
         self.port: int = self._listening.getsockname()[1]
 
     def assemble(self, size: int, timeout_s: float, check: Callable[[], None] = lambda: None) -> dict[int, Link]:
@@ -114,28 +128,34 @@ class Desk:
                 missing = ", ".join(str(rank) for rank in range(1, size) if rank not in links)
                 raise WorkerError(f"rank {missing} did not come within {timeout_s:g} s; start it, or look at its log")
             try:
-                connection, _ = self._listening.accept()
+                connection, peer = self._listening.accept()
             except TimeoutError:
                 continue
-            rank = self._greet(connection, until - monotonic())
-            if rank is None or not 0 < rank < size or rank in links:
-                connection.close()
-                continue
-            links[rank] = Link(connection)
+            link, free = Link(connection), {rank for rank in range(1, size) if rank not in links}
+            rank = self._greet(connection, link, free, until - monotonic(), peer[0])
+            if rank is None:
+                link.close()
+            else:
+                links[rank] = link
 
-    def _greet(self, connection: socket.socket, patience_s: float) -> int | None:
-        """The rank that a connection is of; None if it does not know the token."""
-        connection.settimeout(min(max(patience_s, 0.1), 5.0))
-        link, challenge = Link(connection), secrets.token_bytes(32)
+    def _greet(
+        self, connection: socket.socket, link: Link, free: set[int], patience_s: float, peer: str
+    ) -> int | None:
+        """The rank that a connection is of; None if it does not know the token, or is none of those that are free."""
+        connection.settimeout(min(max(patience_s, 0.1), GREETING_S))
+        challenge = secrets.token_bytes(32)
         try:
             link.send(challenge)
-            greeting = link.receive(GREETING_BYTES) or b""
+            given, _, number = (link.receive(GREETING_BYTES) or b"").partition(b" ")
+            known = hmac.compare_digest(given, _proof(self._token, challenge, number)) and number.isdigit()
+            rank = int(number) if known else -1
+            link.send(WELCOME if rank in free else TAKEN if known else UNKNOWN)
         except (ValueError, OSError):
             return None
         connection.settimeout(None)
-        given, _, rank = greeting.partition(b" ")
-        known = hmac.compare_digest(given, _proof(self._token, challenge, rank))
-        return int(rank) if known and rank.isdigit() else None
+        if not known:
+            log.warning("somebody at %s does not know the group's secret; is the file the same on all hosts?", peer)
+        return rank if rank in free else None
 
 
 def _proof(token: bytes, challenge: bytes, rank: bytes) -> bytes:
@@ -146,22 +166,53 @@ def _proof(token: bytes, challenge: bytes, rank: bytes) -> bytes:
 def report_to(host: str, port: int, token: str, rank: int, patience_s: float) -> Link:
     """A rank's link to its leader, which may not be there yet.
 
-    Raises: WorkerError: it did not come within `patience_s`.
+    Raises: WorkerError: it did not come within `patience_s`, or has another token.
     """
-    until = monotonic() + patience_s
+    began_s, said = monotonic(), False
     while True:
         try:
-            connection = socket.create_connection((host, port), timeout=5.0)
-            link, number = Link(connection), str(rank).encode()
-            challenge = link.receive(GREETING_BYTES)
-            if challenge is not None:
-                link.send(_proof(token.encode(), challenge, number) + b" " + number)
-                connection.settimeout(None)
-                return link
-            raise ConnectionError("it hung up")
-        except OSError as error:
-            if monotonic() > until:
+            return _introduced(host, port, token, rank)
+        except (OSError, ValueError) as error:
+            waited_s = monotonic() - began_s
+            if waited_s > patience_s:
                 raise WorkerError(
                     f"rank {rank} finds no leader at {host} port {port} ({error}); is it started, and reachable?"
                 ) from error
+            if waited_s > SAY_S and not said:
+                said = True
+                log.warning("no leader at %s port %d yet (%s); looking for %g s more", host, port, error, patience_s)
         sleep(RETRY_S)
+
+
+def _introduced(host: str, port: int, token: str, rank: int) -> Link:
+    """A link to a leader that is there. Raises: OSError, ValueError: it is not. WorkerError: it has another token."""
+    connection = socket.create_connection((host, port), timeout=GREETING_S)
+    link, number = Link(connection), str(rank).encode()
+    try:
+        answer = None
+        if (challenge := link.receive(GREETING_BYTES)) is not None:
+            link.send(_proof(token.encode(), challenge, number) + b" " + number)
+            answer = link.receive(GREETING_BYTES)
+        if answer == UNKNOWN:
+            raise WorkerError(f"the leader at {host} port {port} has another secret; give all hosts the same file.")
+        if answer != WELCOME:
+            raise ConnectionError(f"it has another rank {rank}" if answer == TAKEN else "it hung up")
+    except BaseException:
+        link.close()
+        raise
+    connection.settimeout(None)
+    return link
+
+
+def family_of(host: str) -> socket.AddressFamily:
+    """IPv4 or IPv6, as a name or an address has it. Raises: OSError: there is no such host."""
+    return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
+
+
+def _notice_silence(connection: socket.socket) -> None:
+    """Let a connection end when its other end has not acknowledged anything for SILENT_S (tcp(7); Linux)."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    options = {"TCP_KEEPIDLE": SILENT_S // 2, "TCP_KEEPINTVL": 2, "TCP_USER_TIMEOUT": SILENT_S * 1000}
+    for name, value in options.items():
+        if (option := getattr(socket, name, None)) is not None:
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)

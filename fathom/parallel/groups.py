@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -19,6 +20,7 @@ from fathom.config import use_interface
 from fathom.errors import ConfigError
 from fathom.layout import Layout, Shard
 from fathom.ops.shared import Room
+from fathom.parallel.control import family_of
 
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name until torch 2.12
 SIOCGIFADDR = 0x8915  # netdevice(7); other systems refuse it, and gloo chooses
@@ -172,7 +174,9 @@ def talk_over(address: str) -> None:
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface that has an IPv4 address; None if that cannot be found out."""
+    """The network interface that has an address; None if that cannot be found out."""
+    if ":" in address:
+        return _interface_of_6(address)
     try:
         wanted = socket.inet_aton(address)
     except OSError:
@@ -186,9 +190,20 @@ def interface_of(address: str) -> str | None:
     return None
 
 
+def _interface_of_6(address: str) -> str | None:
+    """The same of an IPv6 address, as Linux lists them."""
+    wanted = socket.inet_pton(socket.AF_INET6, address.partition("%")[0]).hex()
+    with suppress(OSError):
+        for line in Path("/proc/net/if_inet6").read_text().splitlines():
+            fields = line.split()
+            if fields[0] == wanted:
+                return fields[-1]
+    return None
+
+
 def free_port(host: str = "127.0.0.1") -> int:
     """A port nobody listens on now."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+    with socket.socket(family_of(host)) as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port

@@ -18,7 +18,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import msgspec
+
 from fathom.batching.request import Output, Request, SamplingParams
+from fathom.config.faults import faults_of
 from fathom.errors import ConfigError, EngineError, FathomError, InputError, RequestError, WorkerError
 from fathom.serve import messages
 from fathom.serve.ledger import Crash, Inbox, Ledger, Pending
@@ -39,14 +42,19 @@ State = Literal["starting", "ready", "restarting", "failed", "stopped"]
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """How often a dead worker is started again. Fields: restarts: allowed within `window_s`. probe_s: for one token."""
+    """How often a dead worker is started again.
 
-    restarts: int = 3
+    Fields: restarts: allowed within `window_s`. probe_s: for one token. outage_s: requests wait at most so long for a
+            worker that was lost; then it has failed, and they end.
+    """
+
+    restarts: int = 4
     window_s: float = 60.0
     first_pause_s: float = 0.2
     longest_pause_s: float = 10.0
     goodbye_s: float = 3.0
     probe_s: float = 120.0
+    outage_s: float = 600.0
 
 
 class Watcher(Protocol):
@@ -92,6 +100,9 @@ class EngineClient:
         self._unanswered = 0  # Pings since the last word
         self._looks: dict[int, asyncio.Future[messages.Seen]] = {}
         self._numbers = itertools.count(1)
+        self._outage: asyncio.Timeout | None = None
+        self._back_by: float | None = None  # the end of an outage (the loop's time); None: there is none
+        self._life = 0  # of the worker, for faults
 
     @property
     def in_flight(self) -> int:
@@ -192,7 +203,7 @@ class EngineClient:
     async def _keep(self) -> None:
         """Run workers one after another until stopped, or until they die too often."""
         while True:
-            error = await self._run_worker()
+            error = await self._run_in_time()
             crash = Crash(time.monotonic())
             self._crashes.append(crash)
             self.ledger.crashed(crash)
@@ -204,6 +215,7 @@ class EngineClient:
                 self.settled.set()
                 return
             if self.facts is not None:
+                self._back_by = self._back_by or asyncio.get_running_loop().time() + self.policy.outage_s
                 self.restarts += 1
                 self._become("restarting")
             recent = sum(not crash.explained for crash in self._crashes)
@@ -223,7 +235,17 @@ class EngineClient:
             self._crashes.popleft()
         if isinstance(error, InputError) or (self.facts is None and not self.via.awaited):
             return False  # it never worked: starting it again would fail the same way
+        if self._back_by is not None and asyncio.get_running_loop().time() >= self._back_by:
+            return False
         return sum(not crash.explained for crash in self._crashes) <= self.policy.restarts
+
+    async def _run_in_time(self) -> FathomError:
+        """One worker from start to end; it is ended if an outage becomes too long before it is ready."""
+        try:
+            async with asyncio.timeout_at(self._back_by) as self._outage:
+                return await self._run_worker()
+        except TimeoutError:
+            return WorkerError(f"the engine was lost, and is not back within {self.policy.outage_s:g} s")
 
     async def _run_worker(self) -> FathomError:
         """One worker from start to end; returns why it ended."""
@@ -234,7 +256,8 @@ class EngineClient:
         failed: FathomError | None = None
         patience_s = self.policy.goodbye_s
         try:
-            link.send(self.hello)
+            link.send(msgspec.structs.replace(self.hello, faults=faults_of(self.hello.faults, self.name, self._life)))
+            self._life += 1
             failed = await self._converse(link)
             patience_s = 0.0 if failed else patience_s  # silent, or no sense in what it says: nothing to wait for
         finally:
@@ -317,7 +340,9 @@ class EngineClient:
         for output in outputs:
             if self._phase == "probing" and output.request_id == PROBE.id:
                 if output.finish_reason is not None:
-                    self._phase = "live"
+                    self._phase, self._back_by = "live", None
+                    if self._outage is not None:
+                        self._outage.reschedule(None)
                     self._become("ready")
                     self.settled.set()
                     self._give_orders()

@@ -38,12 +38,13 @@ class Connection:
     """Frames in, by a thread of its own; frames out, each of them whole.
 
     Attributes: inbox: what came in; None: the front is gone. Failed: the engine itself cannot go on. stepping_since:
-                when the step began that runs now (time.monotonic); None if none does.
+                when the step began that runs now (time.monotonic); None if none does. told_to_leave: by a Shutdown.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self.inbox: queue.SimpleQueue[messages.ToWorker | messages.Failed | Wake | None] = queue.SimpleQueue()
         self.stepping_since: float | None = None
+        self.told_to_leave = False
         self._socket = sock
         self._sending = threading.Lock()
 
@@ -59,6 +60,7 @@ class Connection:
                         continue
                     if watch and isinstance(message, messages.Hello):
                         self._socket.settimeout(message.beat_s * message.silent_beats)
+                    self.told_to_leave |= isinstance(message, messages.Shutdown)
                     self.inbox.put(message)
         except (OSError, Gone):
             pass

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 import uvicorn
 
+from fathom.config.faults import Fault
 from fathom.errors import ConfigError, FathomError, WorkerError
 from fathom.layout.deploy import Pool
 from fathom.serve import app, messages
@@ -33,7 +34,7 @@ BACKLOG = 2048
 
 ENGINE = (
     "threads", "max_sequences", "max_batch_tokens", "num_pages", "bits", "numerics", "load", "spec", "spill_path",
-    "spill_bytes", "cache_dir", "beat_s", "silent_beats", "longest_step_s", "ranks",
+    "spill_bytes", "cache_dir", "beat_s", "silent_beats", "longest_step_s", "ranks", "faults",
 )  # fmt: skip
 """Fields of a ServeConfig that are the engines' business; they have the same names in Hello."""
 
@@ -71,6 +72,7 @@ class ServeConfig:
     beat_s: float = 1.0
     silent_beats: int = 10
     longest_step_s: float = 300.0
+    faults: tuple[Fault, ...] = ()
     drain_s: float = 5.0
     limits: Limits = field(default_factory=Limits)
 

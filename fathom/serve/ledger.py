@@ -5,7 +5,9 @@ with those, and goes on after them. Each time it is handed over it goes under a 
 says about an earlier life of it is not taken for its present one.
 
 A request that was at work in two crashes is a suspect. Suspects are tried one at a time, alone, while all others wait:
-who crashes alone is the poison and ends with an error; who gets past the place where the worker died goes free.
+who gets past the place where the worker died goes free; who crashes alone twice in a row is the poison and ends with an
+error. Once is not enough: workers also die for reasons of their own, and then somebody innocent is with them. That it
+strikes the few steps of one trial is rare, that it strikes those of two, one after the other, is rarer than the square.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from fathom.errors import EngineError, FathomError
 from fathom.serve import messages
 
 SUSPECT_AFTER = 2  # crashes
+GUILTY_AFTER = 2  # crashes alone, in a row
 MAX_SETBACKS = 8  # failed steps, before a request ends with what failed
 TRIAL_OUTPUTS = 2
 """Outputs with tokens that acquit a suspect. The step that crashed was the one after the last output; where tokens are
@@ -59,7 +62,8 @@ class Pending:
 
     Fields: group: siblings have the same one, and travel together. emitted: tokens that its reader has. crashes: of
             workers that had it. failed_on: replicas that died or went silent with it. sent_as: its name on the worker
-            now, "" while it is held here. outputs: those with tokens since it was sent. setbacks: failed steps.
+            now, "" while it is held here. outputs: those with tokens since it was sent. setbacks: failed steps. alone:
+            crashes of workers that had nothing else, since it last got past one.
     """
 
     request: Request
@@ -75,6 +79,7 @@ class Pending:
     sent_as: str = ""
     outputs: int = 0
     setbacks: int = 0
+    alone: int = 0
 
     @property
     def suspect(self) -> bool:
@@ -181,6 +186,7 @@ class Ledger:
                 self._ended(pending)
         elif pending is self.trial and pending.outputs >= TRIAL_OUTPUTS:
             pending.crashes.clear()
+            pending.alone = 0
             self.trial = None
 
     def refuse(self, sent_as: str, error: FathomError) -> None:
@@ -205,7 +211,7 @@ class Ledger:
         pending.crashes.append(crash)
 
     def crashed(self, crash: Crash) -> None:
-        """The worker died with all it had. If it had one suspect alone, that one is found guilty."""
+        """The worker died with all it had. A suspect that it had alone, for the second time, is found guilty."""
         victims, self._sent = list(self._sent.values()), {}
         for pending in victims:
             pending.sent_as = ""
@@ -214,11 +220,15 @@ class Ledger:
         guilty = self.trial if self.trial in victims else None
         if guilty is None:
             return
+        guilty.alone += 1
+        if guilty.alone < GUILTY_AFTER:
+            return
         for one in guilty.crashes:
             one.explained = True
         self.poisoned += 1
         self.remove(guilty.request.id)
-        text = f"the engine died {len(guilty.crashes)} times while it worked on this request, the last time on it alone"
+        times = len(guilty.crashes)
+        text = f"the engine died {times} times while it worked on this request, the last {guilty.alone} on it alone"
         guilty.give(EngineError(text, code="poison_request"))
 
     def end(self, error: FathomError, only: Iterable[Pending] | None = None) -> list[str]:

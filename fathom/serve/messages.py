@@ -21,6 +21,7 @@ from typing import Literal
 import msgspec
 
 from fathom.batching.request import Output, Request
+from fathom.config.faults import Fault
 
 LENGTH_BYTES = 4
 MAX_FRAME_BYTES = 64 * 1024 * 1024
@@ -38,7 +39,8 @@ class Ranks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     Fields: host, port: where they find the worker; 0 is any port. here: how many of them run on the worker's host; None
             is all. secret: the file with the token that those on other hosts must know. timeout_s: the longest that one
-            waits for another in the middle of a step [s]. redundant_experts, eplb: as in layout/deploy.py.
+            waits for another in the middle of a step [s]. start_s: the longest that all may take to come and to load
+            [s]. redundant_experts, eplb: as in layout/deploy.py. verify: what they send each other carries checksums.
     """
 
     host: str = "127.0.0.1"
@@ -46,8 +48,10 @@ class Ranks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     here: int | None = None
     secret: str | None = None
     timeout_s: float = 20.0
+    start_s: float = 600.0
     redundant_experts: int = 0
     eplb: Literal["off", "auto", "manual"] = "off"
+    verify: bool = False
 
 
 class Hello(Message, frozen=True, tag="hello"):
@@ -56,7 +60,7 @@ class Hello(Message, frozen=True, tag="hello"):
     Fields: cache_dir: a folder that keeps pages for the next process. transfer: HOST:PORT at which other workers reach
             this one and fetch pages; None: they cannot. layout: pp, dp, tp and ep of the ranks behind the worker; None
             is one rank. ranks: more about them. beat_s: time between two Pings [s]. silent_beats: how many of them may
-            go by without a word. longest_step_s: a step that takes longer hangs [s].
+            go by without a word. longest_step_s: a step that takes longer hangs [s]. faults: made on purpose.
     """
 
     model: str
@@ -77,6 +81,7 @@ class Hello(Message, frozen=True, tag="hello"):
     beat_s: float = 1.0
     silent_beats: int = 10
     longest_step_s: float = 300.0
+    faults: tuple[Fault, ...] = ()
 
 
 class Add(Message, frozen=True, tag="add"):

@@ -25,7 +25,7 @@ def read_secret(file: Path) -> bytes:
         mode = stat.S_IMODE(file.stat().st_mode)
         secret = file.read_bytes().strip()
     except OSError as error:
-        raise ConfigError(f"{file} cannot be read ({error.strerror}); it must hold the workers' secret.") from error
+        raise ConfigError(f"{file} cannot be read ({error.strerror}); it must hold the secret.") from error
     if mode & 0o077:
         raise ConfigError(f"{file} has mode {mode:03o}, open to others; it must be 600: chmod 600 {file}")
     if len(secret) < LEAST_CHARACTERS:
@@ -34,6 +34,17 @@ def read_secret(file: Path) -> bytes:
             " `openssl rand -hex 24`."
         )
     return secret
+
+
+def read_token(file: Path) -> str:
+    """The secret of a group of ranks, which reaches each of them as a line.
+
+    Raises: ConfigError: as read_secret, or it is not one line of plain characters.
+    """
+    secret = read_secret(file)
+    if not secret.isascii() or not secret.decode("ascii").isprintable():
+        raise ConfigError(f"{file} must hold one line of plain characters, such as what `openssl rand -hex 24` prints.")
+    return secret.decode("ascii")
 
 
 def proof(secret: bytes, challenge: bytes) -> bytes:

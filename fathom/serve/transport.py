@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from fathom.config import child_environment
 from fathom.errors import WorkerError
 from fathom.serve import messages
 from fathom.serve.secret import proof
@@ -83,6 +84,7 @@ class Spawned:
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=2,
+                env=child_environment(),
                 start_new_session=True,
             )
         reader, writer = await asyncio.open_unix_connection(sock=ours)

@@ -36,11 +36,12 @@ from fathom.serve.connection import Connection, Door, Gone, Wake
 from fathom.serve.exchange import PageExchange, Store, read_address
 from fathom.serve.gathering import Gathering
 from fathom.serve.reporting import Shown, seen, stats
-from fathom.serve.secret import read_secret
+from fathom.serve.secret import read_secret, read_token
 
 log = logging.getLogger(__name__)
 
 STATS_EVERY_S = 0.25
+LEAVE_S = 2.5  # a front that says Shutdown waits a little longer (RestartPolicy.goodbye_s)
 SAVING_S = 2.0  # before leaving; less than RestartPolicy.goodbye_s, after which the front ends this process
 PROBE_BYTES = 1 << 20  # enough of a file's ends to tell two trainings apart, little enough for 700 GB
 
@@ -108,7 +109,7 @@ def _exchange(engine: Steps, hello: messages.Hello, connection: Connection) -> P
 
 def _work_or_fail(connection: Connection, engine: Steps, exchange: PageExchange | None) -> int:
     """Work until told to leave, or until the engine cannot go on; returns the exit code. Raises: Gone."""
-    engine.watch(lambda report: connection.inbox.put(messages.Failed(report)))
+    engine.watch(lambda report: _lost(connection, report))
     try:
         _work(connection, engine, exchange)
         return 0
@@ -121,8 +122,18 @@ def _work_or_fail(connection: Connection, engine: Steps, exchange: PageExchange 
             exchange.close()
 
 
+def _lost(connection: Connection, report: str) -> None:
+    """Tell the front at once: the main thread may wait for peers, and in vain, for as long as they may be late."""
+    failed = messages.Failed(report, WorkerError.exit_code)
+    connection.inbox.put(failed)
+    with contextlib.suppress(Gone):
+        connection.send(failed)
+
+
 def _read(connection: Connection) -> None:
     connection.read()
+    if connection.told_to_leave:
+        time.sleep(LEAVE_S)  # the main thread lets go of ranks elsewhere, and keeps pages, before the process ends
     os._exit(0)  # not sys.exit: the main thread may be deep in a forward pass, and nobody is left to read its result
 
 
@@ -140,7 +151,7 @@ def listen(door: Door, load: Load) -> int:
                     connection.send(messages.Failed(str(error), error.exit_code))
                     return error.exit_code
             asked, engine, facts = loaded
-            if hello != asked:
+            if msgspec.structs.replace(hello, faults=asked.faults) != asked:
                 text = f"this worker has loaded {asked.model} with other settings than are asked for; start it again."
                 connection.send(messages.Failed(text, 2))
                 connection.close()
@@ -285,7 +296,8 @@ def load_engine(hello: messages.Hello) -> tuple[Steps, messages.Ready]:
     config = EngineConfig(**{name: value for name, value in asked.items() if value is not None})
     if hello.ranks is not None:
         config = replace(config, eplb=hello.ranks.eplb)
-    crew = None if hello.layout in (None, (1, 1, 1, 1)) else Crew.start(_crew_config(hello, config))
+    alone = hello.layout in (None, (1, 1, 1, 1)) and not hello.faults  # faults happen to ranks; one may be a crew
+    crew = None if alone else Crew.start(_crew_config(hello, config))
     model = load_model(hello.model, mtp=config.mtp, **config.loading) if crew is None else crew.model
     ends = eos_token_ids(model.config, load_tokenizer(Path(hello.model)).eos_id)
     engine = Engine(model, config=config, eos_token_ids=ends, crew=crew)
@@ -304,13 +316,12 @@ def load_engine(hello: messages.Hello) -> tuple[Steps, messages.Ready]:
 
 def _crew_config(hello: messages.Hello, config: Any) -> Any:
     """The crew that a front asks for, for the settings of its engine."""
-    from fathom.engine.crew import CrewConfig
+    from fathom.engine.crewconfig import CrewConfig
 
-    assert hello.layout is not None, "one rank needs no crew"
     ranks = hello.ranks or messages.Ranks()
     return CrewConfig(
         model=hello.model,
-        layout=Layout(*hello.layout),
+        layout=Layout(*(hello.layout or ())),
         bits=config.bits,
         load=config.load,
         mtp=config.mtp,
@@ -318,9 +329,12 @@ def _crew_config(hello: messages.Hello, config: Any) -> Any:
         host=ranks.host,
         port=ranks.port,
         ranks_here=ranks.here,
-        token=None if ranks.secret is None else read_secret(Path(ranks.secret)).decode(),
+        token=None if ranks.secret is None else read_token(Path(ranks.secret)),
         redundant=ranks.redundant_experts,
         timeout_s=ranks.timeout_s,
+        start_s=ranks.start_s,
+        verify=ranks.verify,
+        faults=hello.faults,
     )
 
 

@@ -185,3 +185,19 @@ def test_a_table_is_built_anew_only_when_it_has_changed():
     tables.share(each, sequence(range(6)))
     tables.copy_next(each)
     assert tables.table(each) == tuple(each.pages) != table
+
+
+def test_known_tokens_are_those_that_would_be_found():
+    tables = PageTables(16, 4)
+    computed(tables, range(10))  # two full pages, and one that is not
+    for length, known in ((3, 0), (4, 0), (5, 4), (8, 4), (9, 8), (10, 8), (13, 8)):
+        prompt = sequence(range(length))
+        assert tables.known_tokens(prompt.request) == known == 4 * len(tables.match(prompt)), length
+    assert tables.known_tokens(sequence((0, 1, 2, 9, 4, 5, 6, 7, 8)).request) == 0
+    assert tables.known_tokens(sequence((*range(4), 9, 5, 6, 7, 8)).request) == 4
+    assert tables.known_tokens(sequence(range(9), "salt").request) == 0
+    assert tables.known_tokens(sequence(range(0)).request) == 0
+    computed(tables, range(16))
+    for length in range(1, 17):
+        prompt = sequence(range(length))
+        assert tables.known_tokens(prompt.request) == 4 * len(tables.match(prompt)), length

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,13 @@ import torch
 
 from fathom.checkpoint import Reader, load_packed, save_weights, unpacked
 from fathom.checkpoint.convert import convert
-from fathom.checkpoint.pack import convert_packed
-from fathom.checkpoint.packed import Kept
+from fathom.checkpoint.pack import convert_packed, own_part
+from fathom.checkpoint.packed import Kept, Weights
+from fathom.checkpoint.reader import TensorInfo
 from fathom.config import ModelConfig
 from fathom.errors import CheckpointError
+from fathom.layout import Layout, Shard
+from fathom.layout.rows import here, owned
 from fathom.ops.packing import PackedMatrix, pack
 from tests.checkpoint.tiny import TINY, made_up, write_model
 
@@ -200,3 +204,84 @@ def test_packing_on_loading_keeps_nothing_but_the_weights(tmp_path: Path) -> Non
     found = load_packed(write_model(tmp_path / "m"), TINY, kind="i8")
     weights = [weight.data if isinstance(weight, PackedMatrix) else weight for weight in found.values()]
     assert len({weight.untyped_storage().data_ptr() for weight in weights}) == 1
+
+
+# --- a rank's part ---------------------------------------------------------------------------------------------------
+
+DIVIDED = replace(TINY, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4, hidden_size=72)
+BLOCKS = replace(  # whole FP8 blocks for each of four ranks
+    DIVIDED, qk_nope_head_dim=128, v_head_dim=128, qk_rope_head_dim=128, intermediate_size=512,
+    moe_intermediate_size=512,
+)  # fmt: skip
+LAYOUTS = [Layout(tp=2), Layout(tp=4, ep=2), Layout(dp=2, ep=2), Layout(pp=2, tp=2, ep=2), Layout(pp=3)]
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Bytes read of each tensor, by name of its file and offset in it."""
+    counted: dict[str, int] = {}
+    real = Reader._read_bytes
+
+    def count(self: Reader, info: TensorInfo, offset: int, size: int) -> torch.Tensor:
+        name = next(name for name, other in self.tensors.items() if other == info)
+        counted[name] = counted.get(name, 0) + size
+        return real(self, info, offset, size)
+
+    monkeypatch.setattr(Reader, "_read_bytes", count)
+    return counted
+
+
+def part_of(whole: Weights, shard: Shard) -> Weights:
+    """What a rank owns, cut from all that was loaded."""
+    found: Weights = {}
+    for name, weight in whole.items():
+        if here(name, shard, {}):
+            own = owned(name, shard)
+            found[name] = weight if own is None or isinstance(weight, torch.Tensor) else own_part(weight, own)
+    return found
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("stored", ["plain", "fp8", "packed", "packed copy"])
+def test_a_rank_loads_the_rows_it_owns_and_reads_no_others(
+    tmp_path: Path, stored: str, layout: Layout, reads: dict[str, int]
+) -> None:
+    directory = write_model(tmp_path / "m", BLOCKS if stored == "fp8" else DIVIDED)
+    if stored == "fp8":
+        convert(directory, tmp_path / "other", fp8=True)
+    elif stored.startswith("packed"):
+        convert_packed(directory, tmp_path / "other", kind="i8")
+    directory = directory if stored == "plain" else tmp_path / "other"
+    config, copy = ModelConfig.read(directory), stored == "packed copy"
+    kind = "i8" if stored == "plain" else "auto"
+    whole = load_packed(directory, config, kind=kind)
+    for rank in range(layout.world_size):
+        shard = Shard(config, layout, rank)
+        reads.clear()
+        wanted = partial(here, shard=shard, placements={})
+        found = load_packed(directory, config, kind=kind, shard=shard, wanted=wanted, copy=copy)
+        assert same(found, part_of(whole, shard)), rank
+        layers = {*shard.layers, *shard.mtp_layers}
+        named = {name: int(name.split(".")[2]) for name in reads if name.startswith("model.layers.")}
+        foreign = {name for name, layer in named.items() if layer not in layers}
+        assert not foreign, foreign
+        experts = {int(name.split(".experts.")[1].split(".")[0]) for name in reads if ".experts." in name}
+        assert experts <= set(shard.experts)
+
+
+def test_all_ranks_together_read_a_divided_matrix_once(tmp_path: Path, reads: dict[str, int]) -> None:
+    directory, layout = write_model(tmp_path / "m", DIVIDED), Layout(tp=4, ep=4)
+    for rank in range(4):
+        shard = Shard(DIVIDED, layout, rank)
+        wanted = partial(here, shard=shard, placements={})
+        load_packed(directory, DIVIDED, kind="i8", shard=shard, wanted=wanted)
+    with Reader(directory) as reader:
+        sizes = {name: info.bytes for name, info in reader.tensors.items()}
+    prefix = "model.layers.1."
+    for name in ("self_attn.q_b_proj", "self_attn.o_proj", "mlp.experts.2.up_proj", "mlp.experts.3.down_proj"):
+        assert reads[f"{prefix}{name}.weight"] == sizes[f"{prefix}{name}.weight"]
+    assert reads["model.layers.0.mlp.gate_proj.weight"] == sizes["model.layers.0.mlp.gate_proj.weight"]
+    assert reads[prefix + "self_attn.kv_b_proj.weight"] == 2 * sizes[prefix + "self_attn.kv_b_proj.weight"]
+    shared = prefix + "mlp.shared_experts.up_proj.weight"
+    assert reads[shared] == 4 * sizes[shared], "every rank has all of it"
+    assert reads["model.layers.3.embed_tokens.weight"] == sizes["model.layers.3.embed_tokens.weight"], "a check, once"

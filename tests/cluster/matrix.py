@@ -18,12 +18,13 @@ from fathom.layout import Layout
 
 MODEL = "nano"
 MOST_RANKS = 16
-# pp, dp, tp, ep, bits: every pair of sizes that fits into 16 ranks, each size at each number of bits
+# pp, dp, tp, ep, bits, copies of experts: every pair of sizes that fits into 16 ranks, each size at each number of bits
 CREWS = (
-    (1, 1, 2, 2, 4), (1, 2, 1, 2, 16), (2, 1, 1, 1, 8), (1, 2, 2, 4, 32),  # quick enough to run always
-    (1, 1, 2, 1, 16), (1, 2, 1, 1, 32), (1, 1, 4, 1, 4), (2, 2, 1, 2, 32), (2, 1, 2, 2, 8),
-    (1, 1, 4, 2, 8), (1, 4, 1, 4, 4), (1, 1, 4, 4, 16), (2, 1, 4, 4, 32), (1, 2, 4, 8, 8),
-    (1, 8, 1, 8, 32), (1, 4, 2, 8, 4), (1, 2, 2, 4, 8), (2, 1, 2, 2, 16), (2, 2, 1, 1, 4), (2, 4, 2, 8, 16),
+    (1, 1, 2, 2, 4, 0), (1, 2, 1, 2, 16, 4), (2, 1, 1, 1, 8, 0), (1, 2, 2, 4, 32, 8),  # quick enough to run always
+    (1, 1, 2, 1, 16, 0), (1, 2, 1, 1, 32, 0), (1, 1, 4, 1, 4, 0), (2, 2, 1, 2, 32, 4), (2, 1, 2, 2, 8, 8),
+    (1, 1, 4, 2, 8, 8), (1, 4, 1, 4, 4, 4), (1, 1, 4, 4, 16, 0), (2, 1, 4, 4, 32, 0), (1, 2, 4, 8, 8, 0),
+    (1, 8, 1, 8, 32, 8), (1, 4, 2, 8, 4, 8), (1, 2, 2, 4, 8, 0), (2, 1, 2, 2, 16, 0), (2, 2, 1, 1, 4, 0),
+    (2, 4, 2, 8, 16, 0),
 )  # fmt: skip
 QUICK = 4
 SPEC = ("off", 1, 2, "auto")
@@ -50,12 +51,13 @@ class Case:
 
     layout: Layout
     bits: int
+    redundant: int
     runs: tuple[Run, ...]
 
     @property
     def name(self) -> str:
         layout = self.layout
-        return f"pp{layout.pp}-dp{layout.dp}-tp{layout.tp}-ep{layout.ep}-bits{self.bits}"
+        return f"pp{layout.pp}-dp{layout.dp}-tp{layout.tp}-ep{layout.ep}-bits{self.bits}-copies{self.redundant}"
 
     @property
     def mtp(self) -> bool:
@@ -71,14 +73,15 @@ class Feature:
     value: str
 
 
-def features(layout: Layout, bits: int, run: Run) -> tuple[Feature, ...]:
-    """What such a run has, one feature of each kind. Copies of experts will be one more kind."""
+def features(layout: Layout, bits: int, redundant: int, run: Run) -> tuple[Feature, ...]:
+    """What such a run has, one feature of each kind."""
     guesses = {"off": "no guesses", "auto": "guesses as they pay"}.get(str(run.spec), f"{run.spec} guessed")
     return (
         Feature("tp", f"TP {layout.tp}"),
         Feature("ep", f"EP {layout.ep}"),
         Feature("dp", "DP attention" if layout.dp > 1 else "one batch"),
         Feature("pp", f"PP {layout.pp}"),
+        Feature("copies", "copied experts" if redundant else "experts once"),
         Feature("bits", f"{bits} bits"),
         Feature("spec", guesses),
         Feature("pages", f"{run.pages} pages"),
@@ -90,8 +93,8 @@ Pair = frozenset[Feature]
 RUNS = tuple(Run(*choice) for choice in product(SPEC, TOKENS, PAGE_TOKENS))
 
 
-def pairs(layout: Layout, bits: int, run: Run) -> set[Pair]:
-    return {frozenset(pair) for pair in combinations(features(layout, bits, run), 2)}
+def pairs(layout: Layout, bits: int, redundant: int, run: Run) -> set[Pair]:
+    return {frozenset(pair) for pair in combinations(features(layout, bits, redundant, run), 2)}
 
 
 @cache
@@ -105,15 +108,15 @@ def possible() -> frozenset[Pair]:
         except ConfigError:
             continue
         if 1 < layout.world_size <= MOST_RANKS:
-            for bits, run in product((32, 16, 8, 4), RUNS):
-                found |= pairs(layout, bits, run)
+            for bits, redundant, run in product((32, 16, 8, 4), (0, 8) if layout.ep > 1 else (0,), RUNS):
+                found |= pairs(layout, bits, redundant, run)
     return frozenset(found)
 
 
 @cache
 def cases() -> tuple[Case, ...]:
     """Every crew with its runs: the best one first, then more while pairs are missing, the most per process."""
-    crews = [(Layout(*sizes), bits) for *sizes, bits in CREWS]
+    crews = [(Layout(*sizes), bits, redundant) for *sizes, bits, redundant in CREWS]
     chosen: list[list[Run]] = [[] for _ in crews]
     missing = set(possible())
 
@@ -155,7 +158,7 @@ have.
 def page(ran: Iterable[tuple[Case, Run]], requests: int) -> str:
     """docs/feature-matrix.md, if exactly these ran."""
     done = list(ran)
-    counts = Counter(pair for case, run in done for pair in pairs(case.layout, case.bits, run))
+    counts = Counter(pair for case, run in done for pair in pairs(case.layout, case.bits, case.redundant, run))
     names = ordered()
     rows = [name for name in names if name.kind != names[0].kind]
     columns = [name for name in names if name.kind != names[-1].kind]
@@ -168,8 +171,10 @@ def page(ran: Iterable[tuple[Case, Run]], requests: int) -> str:
     lines += ["", "| layout | processes | runs |", "| --- | ---: | --- |"]
     for case in sorted({case for case, _ in done}, key=lambda case: (case.layout.world_size, case.name)):
         layout = case.layout
-        runs = "; ".join(", ".join(f.value for f in features(layout, case.bits, run)[5:]) for run in case.runs)
+        had = [features(layout, case.bits, case.redundant, run)[6:] for run in case.runs]
+        runs = "; ".join(", ".join(feature.value for feature in one) for one in had)
         shape = f"PP {layout.pp}, DP {layout.dp}, TP {layout.tp}, EP {layout.ep}, {case.bits} bits"
+        shape += f", {case.redundant} copies" * bool(case.redundant)
         lines.append(f"| {shape} | {layout.world_size} | {runs} |")
     return "\n".join(lines) + "\n"
 
@@ -177,7 +182,7 @@ def page(ran: Iterable[tuple[Case, Run]], requests: int) -> str:
 def ordered() -> list[Feature]:
     """Every feature, those of one kind together."""
     found = {feature: None for pair in possible() for feature in pair}
-    kinds = ("tp", "ep", "dp", "pp", "bits", "spec", "pages", "page_tokens")
+    kinds = ("tp", "ep", "dp", "pp", "copies", "bits", "spec", "pages", "page_tokens")
     order = {kind: place for place, kind in enumerate(kinds)}
     digits = lambda text: int("".join(filter(str.isdigit, text)) or 0)  # noqa: E731
     return sorted(found, key=lambda f: (order[f.kind], digits(f.value), f.value))

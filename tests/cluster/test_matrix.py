@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from fathom.engine import Engine
-from fathom.engine.crew import Crew, CrewConfig
+from fathom.engine.crew import Crew
+from fathom.engine.crewconfig import CrewConfig
 from tests.cluster.conftest import PAGE
 from tests.cluster.matrix import MODEL, QUICK, Case, Run, cases, page, pairs, planned, possible
 from tests.cluster.mix import EOS, REQUESTS, aborted, alone, config, differences, replies, requests
@@ -24,7 +25,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES)
 def test_any_layout_gives_the_tokens_of_one_process(case: Case, ran: list[tuple[Case, Run]]) -> None:
     expected = alone(case.bits)
-    crew = Crew.start(CrewConfig(MODEL, case.layout, bits=case.bits, mtp=case.mtp))
+    crew = Crew.start(CrewConfig(MODEL, case.layout, bits=case.bits, mtp=case.mtp, redundant=case.redundant))
     try:
         for run in case.runs:
             engine = Engine(
@@ -64,7 +65,7 @@ def test_the_load_is_mixed() -> None:
 
 
 def test_every_pair_of_features_runs_together() -> None:
-    covered = set().union(*(pairs(case.layout, case.bits, run) for case, run in planned()))
+    covered = set().union(*(pairs(case.layout, case.bits, case.redundant, run) for case, run in planned()))
     missing = [" with ".join(sorted(feature.value for feature in pair)) for pair in possible() - covered]
     assert missing == [], "add a crew to matrix.py"
 

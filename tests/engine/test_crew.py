@@ -21,7 +21,8 @@ import torch
 from fathom.batching.plan import Plan
 from fathom.batching.request import Request, SamplingParams
 from fathom.engine import Engine, EngineConfig, join, load_model
-from fathom.engine.crew import Crew, CrewConfig
+from fathom.engine.crew import Crew
+from fathom.engine.crewconfig import CrewConfig
 from fathom.errors import CheckpointError, ConfigError, WorkerError
 from fathom.layout import Layout
 from tests.ops.conftest import library, native

@@ -59,7 +59,7 @@ def test_who_cannot_begin_can_begin_again(tiny_model: Path, monkeypatch: pytest.
 
 def test_a_place_tells_how_long_it_has_been_there(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("fathom.engine.part.monotonic", lambda: now[0])
+    monkeypatch.setattr("fathom.engine.place.monotonic", lambda: now[0])
     place = Place()
     place.step = 5
     place.note("dispatch", 2)

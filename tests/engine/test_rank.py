@@ -162,3 +162,18 @@ def test_it_greets_with_its_number_and_the_token_of_its_standard_input(monkeypat
     thread.join(10)
     assert codes == [0]
     links[1].close()
+
+
+def test_a_peer_that_is_late_is_no_reason_to_stay_away(leader: Leader, tiny_model: Path, monkeypatch) -> None:
+    """Who lends this rank starts it again for such a code (join.py), not for another."""
+
+    def late(*_: object) -> None:
+        raise RuntimeError("Timed out waiting 4000ms for recv operation to complete")
+
+    monkeypatch.setattr(rank.Part, "open", late)
+    leader.load(tiny_model)
+    leader.hears()
+    leader.order(orders.Open(4, 16, False))
+    broke = leader.hears()
+    assert isinstance(broke, orders.Broke) and "Timed out" in broke.message and not broke.fault
+    assert leader.ends() == orders.GONE

@@ -5,11 +5,13 @@ import torch
 
 from fathom.batching.plan import Plan, Row, Sampling
 from fathom.batching.request import SamplingParams
+from fathom.engine.engine import Engine, EngineConfig
 from fathom.engine.runner import Runner
 from fathom.engine.spill import LostPages, SpillFile
 from fathom.errors import EngineError
 from fathom.model import LatentCache, OneAtATime
-from tests.engine.tiny import CONFIG, plain_logits, tiny
+from tests.engine.hashing import Hashing
+from tests.engine.tiny import CONFIG, plain_logits, request, run, tiny
 
 
 def runner():
@@ -118,3 +120,39 @@ def test_a_lost_page_voids_the_plan_before_anything_is_computed(tmp_path):
     assert not executor.cache.latent.any()
     with pytest.raises(EngineError, match="set spill_path"):
         runner().execute(Plan(1, spills=((0, 1),)))
+
+
+class Counted(Hashing):
+    """It counts its forwards."""
+
+    def forward(self, tokens, batch, cache):
+        self.made[0] += 1
+        return super().forward(tokens, batch, cache)
+
+    def predict_ahead(self, *args, **options):
+        self.made[1] += 1
+        return super().predict_ahead(*args, **options)
+
+
+@pytest.mark.parametrize("spec", ["off", 1, 3, "auto"])
+@pytest.mark.parametrize("pages", [24, 200])
+def test_a_plan_knows_how_many_forwards_it_takes(spec, pages, monkeypatch):
+    """Whoever shares experts with it makes as many."""
+    counted, seen = Counted(right=5), set()
+    worker = Engine(
+        counted, config=EngineConfig(16, 5, page_tokens=2, num_pages=pages, spec=spec), eos_token_ids=(7,)
+    )  # fmt: skip
+    execute = Runner.execute
+
+    def check(self, plan, *args):
+        counted.made = [0, 0]
+        found = execute(self, plan, *args)
+        assert tuple(counted.made) == plan.forwards
+        seen.add(plan.forwards)
+        return found
+
+    monkeypatch.setattr(Runner, "execute", check)
+    prompts = [tuple(range(5 + i % 3, 5 + i % 3 + 3 * (i % 4 + 1))) for i in range(12)]  # siblings among them
+    run(worker, [request(i, prompt, max_tokens=1 + i, seed=i, temperature=1.0) for i, prompt in enumerate(prompts)])
+    assert Plan(1).forwards == Plan(1, copies=((1, 2),)).forwards == (0, 0)
+    assert max(seen) == {"off": (1, 0), 1: (1, 1), 3: (1, 3)}.get(spec, max(seen)) and (spec != 3 or len(seen) > 2)

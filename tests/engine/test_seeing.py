@@ -15,7 +15,8 @@ from fathom.batching.request import Request, SamplingParams
 from fathom.config import SHAPES
 from fathom.engine import Engine, EngineConfig, load_model, orders
 from fathom.engine.balance import Balancer
-from fathom.engine.crew import Crew, CrewConfig
+from fathom.engine.crew import Crew
+from fathom.engine.crewconfig import CrewConfig
 from fathom.engine.expert_load import TREND_EVERY_S
 from fathom.engine.seeing import COUNT_EVERY, Seeing
 from fathom.engine.timeline import Timeline

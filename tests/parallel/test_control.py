@@ -12,7 +12,18 @@ from time import monotonic
 import pytest
 
 from fathom.errors import WorkerError
-from fathom.parallel.control import GREETING_BYTES, Desk, Link, _proof, report_to
+from fathom.parallel.control import (
+    GREETING_BYTES,
+    SILENT_S,
+    TAKEN,
+    UNKNOWN,
+    WELCOME,
+    Desk,
+    Link,
+    _proof,
+    family_of,
+    report_to,
+)
 
 HOST, TOKEN = "127.0.0.1", "secret"
 
@@ -55,14 +66,22 @@ def greet(desk: Desk, token: bytes, rank: bytes, instead: bytes | None = None) -
 _answers: dict[socket.socket, threading.Thread] = {}
 
 
-def is_turned_away(connection: socket.socket) -> bool:
-    """Whether it is closed without a word, once it has answered."""
+def words(connection: socket.socket) -> list[bytes]:
+    """What somebody who has answered hears until the connection is closed, as it must be soon."""
     _answers[connection].join(10)
     connection.settimeout(5)
-    try:
-        return connection.recv(1) == b""
-    except ConnectionResetError:  # what it said was not even read
-        return True
+    link, heard = Link(connection), []
+    while (frame := link.receive()) is not None:
+        heard.append(frame)
+    return heard
+
+
+def hears(connection: socket.socket) -> bytes | None:
+    """The first order of somebody who is welcome."""
+    _answers[connection].join(10)
+    link = Link(connection)
+    assert link.receive() == WELCOME
+    return link.receive()
 
 
 def framed(content: bytes) -> bytes:
@@ -156,9 +175,10 @@ def test_strangers_are_turned_away(desk: Desk, token: bytes, rank: bytes, instea
     stranger, known = greet(desk, token, rank, instead), greet(desk, b"secret", b"1")
     found = desk.assemble(2, 5.0)
     assert found.keys() == {1}
-    assert is_turned_away(stranger)
+    known_rank = token == b"secret" and rank.isdigit()
+    assert words(stranger) in ([TAKEN if known_rank else UNKNOWN], [])  # [] where not even a frame was sent
     found[1].send(b"you")
-    assert Link(known).receive() == b"you"
+    assert hears(known) == b"you"
     for each in (stranger, known, found[1]):
         each.close()
 
@@ -170,7 +190,7 @@ def test_a_proof_is_of_no_use_to_somebody_else(desk: Desk) -> None:
     again = greet(desk, b"", b"", _proof(b"secret", b"an older challenge", b"1") + b" 1")
     with pytest.raises(WorkerError):
         desk.assemble(2, 0.5)
-    assert is_turned_away(again)
+    assert words(again) == [UNKNOWN]
     told.close()
     again.close()
 
@@ -179,8 +199,8 @@ def test_a_second_rank_of_the_same_number_is_turned_away(desk: Desk) -> None:
     connections = [greet(desk, b"secret", rank) for rank in (b"1", b"1", b"2")]
     found = desk.assemble(3, 5.0)
     found[1].send(b"first")
-    assert Link(connections[0]).receive() == b"first"
-    assert is_turned_away(connections[1])
+    assert hears(connections[0]) == b"first"
+    assert words(connections[1]) == [TAKEN]
     for each in (*connections, *found.values()):
         each.close()
 
@@ -191,7 +211,7 @@ def test_who_does_not_come_is_named(desk: Desk) -> None:
     with pytest.raises(WorkerError, match=r"rank 1, 3 did not come within 0\.3 s"):
         desk.assemble(4, 0.3)
     assert monotonic() - started < 2
-    assert is_turned_away(here), "those who came are let go"
+    assert words(here) == [WELCOME], "those who came are let go"
     here.close()
 
 
@@ -206,7 +226,7 @@ def test_nobody_waits_for_those_who_cannot_come(desk: Desk) -> None:
 
     with pytest.raises(WorkerError, match="rank 2 has ended"):
         desk.assemble(3, 60.0, check)
-    assert is_turned_away(here)
+    assert words(here) == [WELCOME]
     here.close()
 
 
@@ -231,3 +251,73 @@ def test_a_leader_may_come_late() -> None:
     assert found.keys() == {1}
     for each in (links[0], found[1], opened[0]):
         each.close()
+
+
+def test_another_token_is_told_at_once_on_both_sides(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    waiting = threading.Thread(target=lambda: pytest.raises(WorkerError, desk.assemble, 2, 1.0), daemon=True)
+    waiting.start()
+    with pytest.raises(WorkerError, match=f"the leader at {HOST} port {desk.port} has another secret"):
+        report_to(HOST, desk.port, "another", 1, 60.0)
+    waiting.join(10)
+    assert f"somebody at {HOST} does not know the group's secret" in caplog.text
+
+
+def test_a_rank_that_comes_back_waits_until_the_one_before_is_gone() -> None:
+    """Its leader does not know yet that the first one died; the next leader takes it."""
+    first = Desk(HOST, TOKEN)
+    port, links = first.port, list[Link]()
+    ranks = [
+        threading.Thread(target=lambda rank=rank: links.append(report_to(HOST, port, TOKEN, rank, 20.0)), daemon=True)
+        for rank in (1, 1)
+    ]
+    for rank in ranks:
+        rank.start()
+    with pytest.raises(WorkerError, match="rank 2 did not come"):
+        first.assemble(3, 0.5)
+    assert len(links) == 1
+    first.close()
+    second = Desk(HOST, TOKEN, port)
+    found = second.assemble(2, 10.0)
+    for rank in ranks:
+        rank.join(10)
+    assert len(links) == 2
+    for each in (*links, *found.values(), second):
+        each.close()
+
+
+def test_what_is_no_leader_is_not_taken_for_one() -> None:
+    """A web server, say."""
+    with socket.create_server((HOST, 0)) as listening:
+        port = listening.getsockname()[1]
+
+        def talk() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    with connection:
+                        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        threading.Thread(target=talk, daemon=True).start()
+        with pytest.raises(WorkerError, match=f"finds no leader at {HOST} port {port} .a frame of"):
+            report_to(HOST, port, TOKEN, 1, 0.3)
+
+
+def test_a_port_that_is_taken_is_named(desk: Desk) -> None:
+    with pytest.raises(WorkerError, match=f"cannot listen at {HOST} port {desk.port}"):
+        Desk(HOST, TOKEN, desk.port)
+    with pytest.raises(WorkerError, match=r"cannot listen at 192\.0\.2\.1"):  # an address of nobody (RFC 5737)
+        Desk("192.0.2.1", TOKEN)
+
+
+def test_names_and_literals_have_a_family() -> None:
+    assert family_of("127.0.0.1") == socket.AF_INET and family_of("::1") == socket.AF_INET6
+    with pytest.raises(OSError):
+        family_of("no.such.host.invalid")
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux only")
+def test_a_link_ends_when_its_other_end_is_silent_for_too_long(ends: tuple[Link, socket.socket]) -> None:
+    """That it does is seen with a real link that is cut: tests/cluster/test_hosts.py."""
+    link, _ = ends
+    assert link._socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert link._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == SILENT_S * 1000

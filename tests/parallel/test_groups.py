@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
@@ -11,7 +12,7 @@ import torch.distributed as dist
 from fathom.config import preset
 from fathom.errors import ConfigError
 from fathom.layout import Layout, Shard
-from fathom.parallel.groups import Meeting, ep_ranks, free_port, joined, tp_ranks
+from fathom.parallel.groups import Meeting, ep_ranks, free_port, interface_of, joined, tp_ranks
 
 NANO = preset("nano")
 LAYOUTS = [
@@ -58,3 +59,10 @@ def test_waiting_takes_time(timeout_s: float) -> None:
 def test_a_free_port_can_be_listened_on() -> None:
     with socket.create_server(("127.0.0.1", free_port())) as listening:
         assert listening.getsockname()[1] > 0
+
+
+def test_an_address_has_an_interface() -> None:
+    assert interface_of("127.0.0.1") == "lo"
+    assert interface_of("192.0.2.1") is None and interface_of("a-name") is None and interface_of("2001:db8::1") is None
+    if Path("/proc/net/if_inet6").is_file() and "lo" in Path("/proc/net/if_inet6").read_text():
+        assert interface_of("::1") == "lo"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -246,10 +247,10 @@ def test_a_poison_request_is_found_and_the_others_notice_a_pause(scripted_model:
         )
         assert texts == [whole.choices[0].message.content] * 3
         engine = server.server.client.replicas[0].client
-        assert engine.ledger.poisoned == 1 and engine.restarts == 3
+        assert engine.ledger.poisoned == 1 and engine.restarts == 4
         assert sum(not crash.explained for crash in engine._crashes) == 0  # the budget is as good as new
         metrics = server.http.get("/metrics").text
-        assert "fathom_engine_restarts_total 3" in metrics and "fathom_requests_poisoned_total 1" in metrics
+        assert "fathom_engine_restarts_total 4" in metrics and "fathom_requests_poisoned_total 1" in metrics
 
 
 def test_a_front_that_is_killed_takes_its_worker_along(scripted_model: Path) -> None:
@@ -311,3 +312,34 @@ def test_a_look_does_not_wait_for_ever(scripted_model: Path, monkeypatch: pytest
         await client.stop()
 
     asyncio.run(run())
+
+
+def test_requests_do_not_wait_for_ever_for_a_worker_that_does_not_come_back(scripted_model: Path) -> None:
+    """It may be starting all the time: where ranks of another host are missing, a leader waits for them."""
+
+    async def main() -> None:
+        policy = RestartPolicy(restarts=50, first_pause_s=0.01, outage_s=1.0, goodbye_s=0.1)
+        client = EngineClient(Hello(str(scripted_model)), policy=policy, via=Spawned(SCRIPTED))
+        client.start()
+        await ready(client)
+        os.kill(client.pid, signal.SIGKILL)
+        await asyncio.sleep(0.05)
+        await ready(client)  # it came back: the outage is over
+        await asyncio.sleep(1.2)
+        assert client.state == "ready" and client.restarts == 1
+        inbox = Inbox()
+        slow = tuple(Tokenizer.load(scripted_model).encode("slow"))
+        client.add([Request("a", slow, SamplingParams(max_tokens=400, temperature=0.0))], inbox)
+        client.via = Spawned((sys.executable, "-c", "import time; time.sleep(60)"))
+        began_s = time.monotonic()
+        os.kill(client.pid, signal.SIGKILL)
+        async with asyncio.timeout(10):
+            while not isinstance(event := (await inbox.queue.get()).event, FathomError):
+                pass
+        assert isinstance(event, WorkerError) and 0.9 < time.monotonic() - began_s < 3.0
+        assert client.state == "failed" and "not back within 1 s" in str(client.failure)
+        with pytest.raises(WorkerError, match="not back within 1 s"):
+            client.add([Request("b", (1,))], inbox)
+        await client.stop()
+
+    asyncio.run(main())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fathom.errors import ConfigError
-from fathom.serve.secret import is_proof, proof, read_secret
+from fathom.serve.secret import is_proof, proof, read_secret, read_token
 
 SECRET = "correct horse battery staple"
 
@@ -39,3 +39,14 @@ def test_only_the_secret_answers_and_only_this_challenge() -> None:
     assert not is_proof(b"another", b"challenge", answer)
     assert not is_proof(b"one secret", b"another challenge", answer)
     assert not is_proof(b"one secret", b"challenge", b"")
+
+
+@pytest.mark.parametrize("content", ["two lines of it\nand more", "nicht für alle Ohren", "with a \0 inside it"])
+def test_a_token_is_one_plain_line(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "secret"
+    file.write_text(content)
+    file.chmod(0o600)
+    with pytest.raises(ConfigError, match="one line of plain characters"):
+        read_token(file)
+    file.write_text(f"{SECRET}\n")
+    assert read_token(file) == SECRET
