@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from fathom.batching.request import Output, Request, SamplingParams
 from fathom.config.faults import faults_of
-from fathom.errors import EngineError, FathomError, InputError, RequestError, WorkerError
+from fathom.errors import ConfigError, EngineError, FathomError, InputError, RequestError, WorkerError
 from fathom.serve import messages
 from fathom.serve.ledger import Crash, Inbox, Ledger, Pending
 from fathom.serve.transport import Link, Spawned, Transport
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 
 LOADING_PATIENCE = 12
 """While a worker loads, it may be silent so many times longer: a library that is read from a slow disk stops it all."""
+
+LOOK_S = 20.0
+"""For a worker to answer between two steps."""
 
 PROBE = Request("health", (0,), SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True))
 
@@ -94,6 +98,8 @@ class EngineClient:
         self._crashes: deque[Crash] = deque()
         self._phase: Literal["loading", "probing", "live"] = "loading"
         self._unanswered = 0  # Pings since the last word
+        self._looks: dict[int, asyncio.Future[messages.Seen]] = {}
+        self._numbers = itertools.count(1)
         self._outage: asyncio.Timeout | None = None
         self._back_by: float | None = None  # the end of an outage (the loop's time); None: there is none
         self._life = 0  # of the worker, for faults
@@ -167,6 +173,31 @@ class EngineClient:
         for name in self.ledger.end(error):
             self._send(messages.Abort(name))
 
+    async def look(self, what: Literal["experts", "timeline"], **more: Any) -> bytes:
+        """What the worker shows of itself, as JSON (see messages.Look). Raises: as `_answer_to`."""
+        return await self._answer_to(messages.Look(next(self._numbers), what, **more))
+
+    async def rebalance(self) -> None:
+        """Move experts as soon as possible. Raises: as `_answer_to`; ConfigError too if they stay where they are."""
+        await self._answer_to(messages.Rebalance(next(self._numbers)))
+
+    async def _answer_to(self, asked: messages.Look | messages.Rebalance) -> bytes:
+        """Raises: ConfigError: the worker refuses. WorkerError: there is none that could answer, or not in time."""
+        if self._link is None or self._phase == "loading":
+            raise WorkerError(f"the engine is {self.state}")
+        heard = self._looks[asked.number] = asyncio.get_running_loop().create_future()
+        self._send(asked)
+        try:
+            async with asyncio.timeout(LOOK_S):
+                seen = await heard
+        except TimeoutError:
+            raise WorkerError(f"{self.name} shows nothing within {LOOK_S:g} s; is it in a long step?") from None
+        finally:
+            del self._looks[asked.number]
+        if seen.error:
+            raise ConfigError(seen.error)
+        return seen.payload
+
     # -- the worker's life -----------------------------------------------------------------------------------------
 
     async def _keep(self) -> None:
@@ -232,6 +263,9 @@ class EngineClient:
         finally:
             ended = await link.end(patience_s)
             self._link = None
+            for heard in self._looks.values():
+                if not heard.done():
+                    heard.set_exception(WorkerError("the worker ended before it could answer"))
         if failed is None and link.process is None and self._phase == "loading":
             ended += " before its model was loaded; see its log, and whether both sides have the same secret"
         return failed or WorkerError(ended)
@@ -289,6 +323,9 @@ class EngineClient:
             case messages.Stats():
                 self.stats = message
                 self._give_orders()  # a step that failed has been reported to its end
+            case messages.Seen(number):
+                if number in self._looks and not self._looks[number].done():
+                    self._looks[number].set_result(message)
             case messages.Pong(step_s):
                 if step_s > self.hello.longest_step_s:
                     return WorkerError(f"the worker has been in one step for {step_s:.0f} s")

@@ -29,13 +29,13 @@ import msgspec
 
 from fathom import __version__
 from fathom.batching.request import Output, Request
-from fathom.batching.scheduler import Scheduler
 from fathom.errors import EngineError, FathomError, RequestError, WorkerError
 from fathom.layout import Layout
 from fathom.serve import messages
 from fathom.serve.connection import Connection, Door, Gone, Wake
 from fathom.serve.exchange import PageExchange, Store, read_address
 from fathom.serve.gathering import Gathering
+from fathom.serve.reporting import Shown, seen, stats
 from fathom.serve.secret import read_secret, read_token
 
 log = logging.getLogger(__name__)
@@ -53,9 +53,6 @@ class Steps(Protocol):
     def has_work(self) -> bool: ...
 
     @property
-    def scheduler(self) -> Scheduler: ...
-
-    @property
     def running(self) -> Sequence[str]: ...
 
     @property
@@ -67,9 +64,12 @@ class Steps(Protocol):
 
     def step(self) -> Sequence[Output]: ...
 
-    def stats(self) -> object: ...
-
     def save_pages(self) -> bool: ...
+
+    def stats(self) -> Any: ...
+
+    @property
+    def seeing(self) -> Shown: ...
 
     @property
     def pages(self) -> Store | None: ...
@@ -181,7 +181,7 @@ def _work(connection: Connection, engine: Steps, exchange: PageExchange | None) 
     while True:
         while not connection.inbox.empty() or not engine.has_work:
             if not engine.has_work and not idle and connection.inbox.empty():
-                connection.send(_stats(engine, exchange))
+                connection.send(stats(engine, exchange))
                 idle = True
             message = _next(connection, engine)
             if isinstance(message, messages.Shutdown):
@@ -191,8 +191,8 @@ def _work(connection: Connection, engine: Steps, exchange: PageExchange | None) 
                 if engine.has_work:
                     continue  # it gets its turn below: pages that come fast must not keep the next step waiting
                 idle = exchange is not None and exchange.waiting > 0  # else the last page has come, or a lease ended
-            for refused in _take(engine, message, gathering, exchange):
-                connection.send(refused)
+            for answer in _take(engine, message, gathering, exchange):
+                connection.send(answer)
         for refused in _take(engine, Wake(), gathering, exchange):
             connection.send(refused)
         idle = False
@@ -209,7 +209,7 @@ def _work(connection: Connection, engine: Steps, exchange: PageExchange | None) 
         if due := gathering.pass_on(outputs):
             connection.send(messages.Tokens(due, now_s - started_s))
         if now_s - reported_s >= STATS_EVERY_S:
-            connection.send(_stats(engine, exchange))
+            connection.send(stats(engine, exchange))
             reported_s = now_s
 
 
@@ -237,8 +237,8 @@ def _save_all(engine: Steps) -> None:
 
 def _take(
     engine: Steps, message: messages.ToWorker | Wake, gathering: Gathering, exchange: PageExchange | None
-) -> Iterator[messages.Refused]:
-    """Hand a message to the engine, or what the exchange has ready; what it refuses of it."""
+) -> Iterator[messages.Message]:
+    """Hand a message to the engine, or what the exchange has ready; what it answers, or refuses of it."""
     if isinstance(message, messages.Abort):
         engine.abort(message.request_id)
         gathering.end(message.request_id)
@@ -248,6 +248,8 @@ def _take(
         gathering.begin([request for request in message.requests if not request.streamed])
         if exchange is None or not exchange.begin(message.requests):
             yield from _add(engine, message.requests, gathering, exchange)
+    elif isinstance(message, messages.Look | messages.Rebalance):
+        yield seen(engine, message)
     elif isinstance(message, Wake) and exchange is not None:
         for requests in exchange.work():
             yield from _add(engine, requests, gathering, exchange)
@@ -277,16 +279,7 @@ def _give_up(
         if exchange is not None:
             exchange.abort(request_id)
         connection.send(messages.Refused(request_id, str(error), fault="engine"))
-    connection.send(_stats(engine, exchange))  # that was all of it: the front may decide what to try next
-
-
-def _stats(engine: Steps, exchange: PageExchange | None) -> messages.Stats:
-    """Of all lanes of an engine, and of what it lends."""
-    counted = engine.stats()
-    known = [name for name in messages.Stats.__struct_fields__ if hasattr(counted, name)]
-    found = {name: getattr(counted, name) for name in known}
-    slots = {"slots_used": len(engine.scheduler.tables.spill)}
-    return messages.Stats(**{**found, **slots, **({} if exchange is None else exchange.stats())})
+    connection.send(stats(engine, exchange))  # that was all of it: the front may decide what to try next
 
 
 def load_engine(hello: messages.Hello) -> tuple[Steps, messages.Ready]:
