@@ -4,7 +4,7 @@ Field names are those of the public Hugging Face `config.json`: a released file 
 Imports errors only; no torch, nothing at import time. Read model.py first, then recipe.py.
 """
 
-from fathom.config.environment import OPS_CHOICES, Host, cache_dir, launched_host, ops_choice, use_interface
+from fathom.config.environment import OPS_CHOICES, Host, cache_dir, launched_host, ops_choice, settle_ray, use_interface
 from fathom.config.find import PRESETS, find_model, load_config, preset
 from fathom.config.model import FP8_BLOCK, PACKED_METHOD, ModelConfig, Packed, RopeScaling, yarn_mscale
 from fathom.config.recipe import build, nearest, read_json, read_toml
@@ -13,5 +13,5 @@ from fathom.config.shapes import SHAPES
 __all__ = [
     "FP8_BLOCK", "OPS_CHOICES", "PACKED_METHOD", "PRESETS", "SHAPES", "Host", "ModelConfig", "Packed", "RopeScaling",
     "build", "cache_dir", "find_model", "launched_host", "load_config", "nearest", "ops_choice", "preset", "read_json",
-    "read_toml", "use_interface", "yarn_mscale",
+    "read_toml", "settle_ray", "use_interface", "yarn_mscale",
 ]  # fmt: skip

@@ -70,3 +70,17 @@ def _first_of(nodes: str) -> str:
 def use_interface(name: str) -> None:
     """Let torch.distributed's gloo talk over this network interface; it reads that from the environment only."""
     os.environ["GLOO_SOCKET_IFNAME"] = name
+
+
+def settle_ray(token: str | None = None) -> None:
+    """What Ray must find in the environment before it is imported, for this process and those that it starts.
+
+    Clusters ask for a token, where nobody said otherwise; nothing is reported to Ray's makers. With a `token` there
+    will be a cluster of our own: that is its token, unless there is one already, and it listens on the loopback
+    address, for which Ray's only switch is one that is named after laptops.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if token is not None:
+        os.environ.setdefault("RAY_AUTH_TOKEN", token)
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

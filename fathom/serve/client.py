@@ -109,7 +109,7 @@ class EngineClient:
 
     def start(self) -> None:
         """Start the worker and go on; `settled` says when the outcome is known."""
-        self._keeper = asyncio.create_task(self._keep(), name=f"{self.name} keeper")
+        self._keeper = asyncio.create_task(self._live(), name=f"{self.name} keeper")
 
     def drain(self, error: FathomError) -> None:
         """Take no more requests and end the running ones with `error`."""
@@ -157,6 +157,13 @@ class EngineClient:
             self._send(messages.Abort(name))
 
     # -- the worker's life -----------------------------------------------------------------------------------------
+
+    async def _live(self) -> None:
+        """Keep a worker as long as there is a use for it, then give it up."""
+        try:
+            await self._keep()
+        finally:
+            await self.via.release()
 
     async def _keep(self) -> None:
         """Run workers one after another until stopped, or until they die too often."""
