@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from fathom import cost
 from fathom.config import PRESETS, ModelConfig, preset
 from fathom.layout import Layout, Shard
-from fathom.layout.rows import ALONG, BLOCK_ROWS, bounds, here, owned
+from fathom.layout.placement import Placement
+from fathom.layout.rows import ALONG, BLOCK_ROWS, bounds, held, here, owned
 
 # Nothing that is divided into blocks of 16 rows comes out even.
 ODD = replace(
@@ -43,13 +44,13 @@ def test_the_ranks_of_a_batch_own_every_row_once(layout: Layout, tied: bool) -> 
     config = replace(ODD, tie_word_embeddings=tied)
     shards = [Shard(config, layout, rank) for rank in range(layout.world_size)]
     for name, matrix, _ in cost.single_matrices(config):
-        holders = [shard for shard in shards if here(name, shard)]
-        held = Counter(row for shard in holders for row in rows_of(name, matrix, shard))
-        assert sorted(held) == list(range(-(-matrix.rows // BLOCK_ROWS) * BLOCK_ROWS)), name
+        holders = [shard for shard in shards if here(name, shard, {})]
+        rows = Counter(row for shard in holders for row in rows_of(name, matrix, shard))
+        assert sorted(rows) == list(range(-(-matrix.rows // BLOCK_ROWS) * BLOCK_ROWS)), name
         copies = layout.dp * layout.tp // (layout.ep if ".experts." in name else 1)
         if owned(name, shards[0]) is not None:
             copies = layout.dp
-        assert set(held.values()) == {copies}, name
+        assert set(rows.values()) == {copies}, name
 
 
 @settings(max_examples=20, deadline=None)
@@ -59,21 +60,23 @@ def test_every_tensor_is_with_its_layer(layout: Layout) -> None:
     for shard in shards:
         layers = {*shard.layers, *shard.mtp_layers}
         names = [weight.name for weight in cost.vectors(ODD)] + [name for name, _, _ in cost.single_matrices(ODD)]
-        held = {name for name in names if here(name, shard)}
-        assert {int(name.split(".")[2]) for name in held if name.startswith("model.layers.")} == layers
-        ends = {"model.norm.weight", "lm_head.weight"} & held
+        found = {name for name in names if here(name, shard, {})}
+        assert {int(name.split(".")[2]) for name in found if name.startswith("model.layers.")} == layers
+        ends = {"model.norm.weight", "lm_head.weight"} & found
         assert len(ends) == 2 * shard.has_head
         needs_embedding = shard.pp_rank == 0 or shard.has_head  # the MTP module reads it too
-        assert ("model.embed_tokens.weight" in held) == needs_embedding
-        kept = {int(name.split(".experts.")[1].split(".")[0]) for name in held if ".experts." in name}
+        assert ("model.embed_tokens.weight" in found) == needs_embedding
+        kept = {int(name.split(".experts.")[1].split(".")[0]) for name in found if ".experts." in name}
         assert kept == set(shard.experts if any(map(ODD.is_moe, layers)) else ())
 
 
 def test_experts_may_be_placed_otherwise() -> None:
     shard = Shard(ODD, Layout(dp=2, ep=2), 1)
     names = [name for name, _, _ in cost.single_matrices(ODD) if name.startswith("model.layers.1.mlp.experts.")]
-    held = {int(name.split(".")[5]) for name in names if here(name, shard, frozenset({0, 9}))}
-    assert held == {0, 9}
+    others = Placement((*range(8), 0, *range(8, 16), 9), 2)
+    placed = {int(name.split(".")[5]) for name in names if here(name, shard, {1: others})}
+    assert placed == set(range(8, 16)) and tuple(held(shard, 1, {1: others})) == others.on_rank(1)
+    assert tuple(held(shard, 2, {1: others})) == tuple(shard.experts), "other layers keep theirs"
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -11,6 +11,7 @@ import torch
 
 from fathom.config import preset
 from fathom.layout import Layout, Shard
+from fathom.layout.placement import Placement, balance
 from fathom.layout.rows import bounds
 from fathom.parallel.comm import Ranks, Table
 from fathom.parallel.groups import Groups
@@ -23,29 +24,13 @@ CONFIG = replace(preset("nano"), hidden_size=8, intermediate_size=72, n_routed_e
 EXPERTS, TOP_K = CONFIG.n_routed_experts, CONFIG.num_experts_per_tok
 
 
-class Copies:
-    """Slots: expert e lives on ranks e and e + 1, the first half of the slots of each for the first copy."""
-
-    def __init__(self, ranks: int) -> None:
-        self.ranks = ranks
-
-    def places(self, expert: int) -> list[tuple[int, int]]:
-        each = EXPERTS // self.ranks
-        first = expert % self.ranks, expert // self.ranks
-        return [first, ((first[0] + 1) % self.ranks, each + first[1])] if expert % 3 else [first]
+def copies(ranks: int) -> Placement:
+    """Experts in no particular order, some of them twice."""
+    return balance(list(range(1, EXPERTS + 1)), slots=EXPERTS + ranks, ranks=ranks)
 
 
-def held(slots: Any, ranks: int, rank: int) -> dict[int, int]:
-    """Slot -> expert on one rank."""
-    return {slot: e for e in range(EXPERTS) for owner, slot in slots.places(e) if owner == rank}
-
-
-class Even:
-    def __init__(self, ranks: int) -> None:
-        self.each = EXPERTS // ranks
-
-    def places(self, expert: int) -> list[tuple[int, int]]:
-        return [(expert // self.each, expert % self.each)]
+def even(ranks: int) -> Placement:
+    return Placement.contiguous(EXPERTS, ranks)
 
 
 def batch(lane: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,21 +44,21 @@ def expert(number: int, row: torch.Tensor) -> torch.Tensor:
     return row * (number + 1) + number
 
 
-def through_experts(layout: Layout, counts: list[int], slots: Any) -> list[Any]:
+def through_experts(layout: Layout, counts: list[int], placement: Placement) -> list[Any]:
     """Each rank's part of its lane's tokens after a dispatch, work by whoever holds the experts, and a combine."""
 
     def work(rank: int, groups: Groups) -> tuple[torch.Tensor, int, dict[int, torch.Tensor]]:
         shard = Shard(CONFIG, layout, rank)
         ranks = Ranks(shard, groups)
-        if not isinstance(slots, Even):
-            ranks.place(3, slots)
+        if placement != even(layout.ep):
+            ranks.place(3, placement)
         tokens, ids = batch(shard.dp_rank, counts[shard.dp_rank])
         most = ranks.begin(len(tokens))
         begin, end = (len(tokens) * (shard.tp_rank + more) // shard.tp_size for more in (0, 1))
         room = torch.full((most, CONFIG.hidden_size + 3), torch.nan)[:, : CONFIG.hidden_size]  # rows lie apart
         slot, row, arrived = ranks.dispatch(3, tokens[begin:end], ids[begin:end], room)
         assert arrived <= most and not room[:arrived].isnan().any() and room[arrived:].isnan().all()
-        names = held(slots, shard.ep_size, shard.ep_rank)
+        names = placement.on_rank(shard.ep_rank)
         given = [expert(names[s], room[r]) for s, r in zip(slot.tolist(), row.tolist(), strict=True)]
         due = torch.full(((end - begin) * TOP_K, CONFIG.hidden_size), torch.nan)
         assert ranks.pairs == (len(given), len(due))
@@ -90,7 +75,7 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("placed", [Even, Copies])
+@pytest.mark.parametrize("placed", [even, copies])
 @pytest.mark.parametrize(("layout", "counts"), CASES, ids=str)
 def test_every_row_meets_its_experts_and_comes_home(layout: Layout, counts: list[int], placed: Any) -> None:
     found = through_experts(layout, counts, placed(layout.ep))
@@ -107,7 +92,7 @@ def test_every_row_meets_its_experts_and_comes_home(layout: Layout, counts: list
 
 def test_the_load_of_every_expert_is_known_everywhere() -> None:
     layout, counts = Layout(dp=2, tp=2, ep=4), [9, 4]
-    found = through_experts(layout, counts, Even(4))
+    found = through_experts(layout, counts, even(4))
     ids = torch.cat([batch(lane, count)[1] for lane, count in enumerate(counts)])
     for _, _, load in found:
         assert load.keys() == {3} and torch.equal(load[3], torch.bincount(ids.flatten(), minlength=EXPERTS))
@@ -185,17 +170,17 @@ def test_it_says_what_it_is_about_to_ask() -> None:
 
 
 def test_tokens_take_the_copies_of_an_expert_by_turns() -> None:
-    table = Table([[(0, 0), (1, 3), (2, 1)], [(2, 0)]])
-    ids = torch.tensor([[0, 1]] * 6)
+    table = Table.of(Placement((0, 2, 1, 0, 0, 1), 3))
+    ids = torch.tensor([[0, 2]] * 6)
     owner, slot = table.find(ids, torch.arange(6))
-    assert owner.tolist() == [[0, 2], [1, 2], [2, 2]] * 2
-    assert slot.tolist() == [[0, 0], [3, 0], [1, 0]] * 2
+    assert owner.tolist() == [[0, 0], [1, 0], [2, 0]] * 2
+    assert slot.tolist() == [[0, 1], [1, 1], [0, 1]] * 2
 
 
 def test_experts_are_in_equal_runs_unless_they_are_placed() -> None:
     rng = Random(3)
     for size in (1, 2, 4, 8):
-        table = Table.contiguous(Shard(CONFIG, Layout(dp=size, ep=size)))
+        table = Table.of(even(size))
         ids = torch.tensor([[rng.randrange(EXPERTS) for _ in range(TOP_K)] for _ in range(9)])
         owner, slot = table.find(ids, torch.arange(9))
         each = EXPERTS // size

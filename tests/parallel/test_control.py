@@ -6,12 +6,13 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from time import monotonic
 
 import pytest
 
 from fathom.errors import WorkerError
-from fathom.parallel.control import GREETING_BYTES, Desk, Link, report_to
+from fathom.parallel.control import GREETING_BYTES, Desk, Link, _proof, report_to
 
 HOST, TOKEN = "127.0.0.1", "secret"
 
@@ -35,15 +36,28 @@ def desk() -> Iterator[Desk]:
     opened.close()
 
 
-def greet(desk: Desk, frame: bytes) -> socket.socket:
-    """Somebody who says this first, whole or not."""
+def greet(desk: Desk, token: bytes, rank: bytes, instead: bytes | None = None) -> socket.socket:
+    """Somebody who answers the challenge so, or with something else."""
     connection = socket.create_connection((HOST, desk.port))
-    connection.sendall(frame)
+
+    def answer() -> None:
+        link = Link(connection)
+        challenge = link.receive()
+        if challenge is not None:
+            with suppress(OSError):
+                link.send(_proof(token, challenge, rank) + b" " + rank if instead is None else instead)
+
+    _answers[connection] = threading.Thread(target=answer, daemon=True)
+    _answers[connection].start()
     return connection
 
 
+_answers: dict[socket.socket, threading.Thread] = {}
+
+
 def is_turned_away(connection: socket.socket) -> bool:
-    """Whether it is closed without a word."""
+    """Whether it is closed without a word, once it has answered."""
+    _answers[connection].join(10)
     connection.settimeout(5)
     try:
         return connection.recv(1) == b""
@@ -131,27 +145,38 @@ def test_ranks_find_their_leader_and_are_told_apart(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    "greeting",
+    ("token", "rank", "instead"),
     [
-        b"wrong 1", b"secret", b"secret 0", b"secret 2", b"secret -1", b"secret 1 ", b"secret \xc2\xb9",
-        b" 1", b"", b"x" * (GREETING_BYTES + 1),
+        (b"wrong", b"1", None), (b"", b"1", None), (b"secret", b"", None), (b"secret", b"0", None),
+        (b"secret", b"2", None), (b"secret", b"-1", None), (b"secret", b"1 ", None), (b"secret", b"\xc2\xb9", None),
+        (b"", b"", b""), (b"", b"", b"secret 1"), (b"", b"", b"x" * (GREETING_BYTES + 1)),
     ],
 )  # fmt: skip
-def test_strangers_are_turned_away(desk: Desk, greeting: bytes) -> None:
-    stranger = greet(desk, framed(greeting))
-    rank = greet(desk, framed(b"secret 1"))
-    second = greet(desk, framed(b"secret 1"))
+def test_strangers_are_turned_away(desk: Desk, token: bytes, rank: bytes, instead: bytes | None) -> None:
+    stranger, known = greet(desk, token, rank, instead), greet(desk, b"secret", b"1")
     found = desk.assemble(2, 5.0)
     assert found.keys() == {1}
     assert is_turned_away(stranger)
     found[1].send(b"you")
-    assert Link(rank).receive() == b"you"
-    for each in (stranger, rank, second, found[1]):
+    assert Link(known).receive() == b"you"
+    for each in (stranger, known, found[1]):
         each.close()
 
 
+def test_a_proof_is_of_no_use_to_somebody_else(desk: Desk) -> None:
+    """Each challenge is another one."""
+    told = greet(desk, b"secret", b"1")
+    desk.assemble(2, 5.0)[1].close()
+    again = greet(desk, b"", b"", _proof(b"secret", b"an older challenge", b"1") + b" 1")
+    with pytest.raises(WorkerError):
+        desk.assemble(2, 0.5)
+    assert is_turned_away(again)
+    told.close()
+    again.close()
+
+
 def test_a_second_rank_of_the_same_number_is_turned_away(desk: Desk) -> None:
-    connections = [greet(desk, framed(greeting)) for greeting in (b"secret 1", b"secret 1", b"secret 2")]
+    connections = [greet(desk, b"secret", rank) for rank in (b"1", b"1", b"2")]
     found = desk.assemble(3, 5.0)
     found[1].send(b"first")
     assert Link(connections[0]).receive() == b"first"
@@ -161,7 +186,7 @@ def test_a_second_rank_of_the_same_number_is_turned_away(desk: Desk) -> None:
 
 
 def test_who_does_not_come_is_named(desk: Desk) -> None:
-    here = greet(desk, framed(b"secret 2"))
+    here = greet(desk, b"secret", b"2")
     started = monotonic()
     with pytest.raises(WorkerError, match=r"rank 1, 3 did not come within 0\.3 s"):
         desk.assemble(4, 0.3)
@@ -171,7 +196,7 @@ def test_who_does_not_come_is_named(desk: Desk) -> None:
 
 
 def test_nobody_waits_for_those_who_cannot_come(desk: Desk) -> None:
-    here = greet(desk, framed(b"secret 1"))
+    here = greet(desk, b"secret", b"1")
     checks: list[None] = []
 
     def check() -> None:
@@ -197,8 +222,12 @@ def test_a_leader_may_come_late() -> None:
     listening.close()
     opened: list[Desk] = []
     threading.Timer(0.3, lambda: opened.append(Desk(HOST, TOKEN, port))).start()
-    link = report_to(HOST, port, TOKEN, 1, 10.0)
+    links: list[Link] = []
+    rank = threading.Thread(target=lambda: links.append(report_to(HOST, port, TOKEN, 1, 10.0)), daemon=True)
+    rank.start()
+    rank.join(0.5)
     found = opened[0].assemble(2, 5.0)
+    rank.join(5)
     assert found.keys() == {1}
-    for each in (link, found[1], opened[0]):
+    for each in (links[0], found[1], opened[0]):
         each.close()

@@ -38,8 +38,7 @@ def test_a_rank_alone_has_nobody_to_talk_to() -> None:
     for _ in range(2):  # what was left is left
         with joined(Shard.whole(NANO), Meeting("127.0.0.1", free_port())) as groups:
             assert (groups.tp, groups.ep, groups.before, groups.after) == (None, None, None, None)
-            assert dist.is_initialized()
-        assert not dist.is_initialized()
+            assert not dist.is_initialized(), "there is nobody to meet"
 
 
 def test_who_waits_in_vain_can_try_again() -> None:

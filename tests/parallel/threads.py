@@ -1,10 +1,10 @@
-"""Ranks as threads of one process: what fathom/parallel/comm.py asks of torch.distributed, in memory."""
+"""Ranks as threads of one process: the groups that fathom/parallel/comm.py asks, in memory."""
 
 from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import Queue
 from typing import Any
 
@@ -37,6 +37,15 @@ class Board:
         assert len({what for what, _ in seen}) == 1, f"ranks ask different things: {[what for what, _ in seen]}"
         return [value for _, value in seen]
 
+    def gather(self, own: Tensor) -> Tensor:
+        return torch.stack(self.swap("gather", own.clone()))
+
+    def exchange(self, to: Tensor, rows: Tensor, incoming: Sequence[int], outgoing: Sequence[int]) -> None:
+        assert (len(to), len(rows)) == (sum(incoming), sum(outgoing)), "sizes and rows differ"
+        parts = [given[self.place] for given in self.swap("exchange", rows.clone().split(list(outgoing)))]
+        assert [len(part) for part in parts] == list(incoming), "what one expects is not what the others send"
+        to.copy_(torch.cat(parts))
+
     def give_up(self) -> None:
         self._barrier.abort()
 
@@ -56,8 +65,8 @@ class World:
     def groups(self, rank: int) -> Groups:
         before, after = rank - self._stage, rank + self._stage
         return Groups(
-            self._board("tp", tp_ranks(self.layout, rank)),  # type: ignore[arg-type]
-            self._board("ep", ep_ranks(self.layout, rank)),  # type: ignore[arg-type]
+            self._board("tp", tp_ranks(self.layout, rank)),
+            self._board("ep", ep_ranks(self.layout, rank)),
             before if before >= 0 else None,
             after if after < self.layout.world_size else None,
         )
@@ -94,21 +103,10 @@ class World:
 
 
 class InMemory:
-    """The functions of torch.distributed that are used."""
+    """The functions of torch.distributed that comm.py itself uses."""
 
     def __init__(self) -> None:
         self._between: defaultdict[tuple[int, int], Queue[Tensor]] = defaultdict(Queue)
-
-    def all_gather(self, out: Tensor, own: Tensor, group: Board) -> None:
-        out.copy_(torch.cat(group.swap("all_gather", own.clone())))
-
-    def all_to_all_single(
-        self, into: Tensor, rows: Tensor, incoming: list[int], outgoing: list[int], group: Board
-    ) -> None:
-        assert (len(into), len(rows)) == (sum(incoming), sum(outgoing)), "sizes and rows differ"
-        parts = [given[group.place] for given in group.swap("all_to_all", rows.clone().split(outgoing))]
-        assert [len(part) for part in parts] == incoming, "what one expects is not what the others send"
-        into.copy_(torch.cat(parts))
 
     def send(self, x: Tensor, to: int) -> None:
         self._between[_thread.rank, to].put(x.clone())
@@ -125,5 +123,4 @@ def in_memory(monkeypatch: pytest.MonkeyPatch) -> InMemory:
     """comm.py talks to threads."""
     stand_in = InMemory()
     monkeypatch.setattr("fathom.parallel.comm.dist", stand_in)
-    monkeypatch.setattr("fathom.parallel.comm._all_gather", stand_in.all_gather)
     return stand_in

@@ -338,7 +338,9 @@ class NativeModel:
 
 
 def _found(weights: Weights, name: str) -> structs.Matrix:
-    return _packed(weights[name])
+    matrix = weights[name]
+    assert isinstance(matrix, PackedMatrix), f"{name} is packed"
+    return _matrix(matrix)
 
 
 def _packed(matrix: PackedMatrix | Tensor) -> structs.Matrix:

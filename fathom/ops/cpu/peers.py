@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor
@@ -33,8 +34,8 @@ class Exchange:
         arrays = [(ctypes.c_int64 * len(places))(*places) for places in divided]
         self._places = {ctypes.addressof(array): places for array, places in zip(arrays, divided, strict=True)}
         callbacks = (
-            structs.COLUMNS(self._columns), structs.ROWS(self._rows), structs.DISPATCH(self._dispatch),
-            structs.COMBINE(self._combine),
+            structs.COLUMNS(_weak(self._columns)), structs.ROWS(_weak(self._rows)),
+            structs.DISPATCH(_weak(self._dispatch)), structs.COMBINE(_weak(self._combine)),
         )  # fmt: skip
         self._held = arrays, callbacks  # what the struct points to
         pointers = [ctypes.cast(array, ctypes.POINTER(ctypes.c_int64)) for array in arrays]
@@ -85,6 +86,18 @@ class Exchange:
         finally:
             self.spent_s += perf_counter() - started_s
         return 0
+
+
+def _weak(method: Callable[..., int]) -> Callable[..., int]:
+    """The method, held by a callback without a cycle: a model that is let go gives its memory back at once."""
+    found = WeakMethod(method)
+
+    def call(*arguments: Any) -> int:
+        held = found()
+        assert held is not None, "who runs a forward holds the exchange"
+        return held(*arguments)
+
+    return call
 
 
 def _view(address: int, count: int, dtype: torch.dtype) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -141,6 +143,18 @@ def test_an_exception_is_kept_and_said(exchange: Exchange, peers: Recorder, erro
     memory = torch.zeros(1, 24)
     assert exchange.struct.rows(memory.data_ptr(), 1, 24) == 1
     assert exchange.error is error
+
+
+def test_it_goes_at_once_and_with_it_what_its_peers_hold(peers: Recorder) -> None:
+    """Shared memory and sockets of a crew that is no more, while the next one starts."""
+    gc.disable()
+    try:
+        exchange = Exchange(peers, Shard(SMALL, Layout(tp=2)))
+        gone = weakref.ref(exchange)
+        del exchange
+        assert gone() is None, "a cycle keeps it until the collector comes"
+    finally:
+        gc.enable()
 
 
 def test_a_forward_ends_with_the_exception_of_its_peers_and_the_next_one_runs(native: object) -> None:
