@@ -77,6 +77,7 @@ class EngineClient:
         self.facts: messages.Ready | None = None
         self.stats = messages.Stats()
         self.restarts = 0
+        self.misses = 0  # workers in a row that did not get as far as a first token
         self.failure: FathomError | None = None
         self.settled = asyncio.Event()  # ready for the first time, or failed for good
         self.ledger = Ledger(name, None if watcher is None else watcher.ended)
@@ -169,6 +170,7 @@ class EngineClient:
         """Run workers one after another until stopped, or until they die too often."""
         while True:
             error = await self._run_worker()
+            self.misses = 0 if self._phase == "live" else self.misses + 1
             crash = Crash(time.monotonic())
             self._crashes.append(crash)
             self.ledger.crashed(crash)
@@ -203,6 +205,7 @@ class EngineClient:
 
     async def _run_worker(self) -> FathomError:
         """One worker from start to end; returns why it ended."""
+        self._phase, self._unanswered = "loading", 0
         try:
             self._link = link = await self.via.open()
         except FathomError as error:
@@ -222,7 +225,6 @@ class EngineClient:
 
     async def _converse(self, link: Link) -> FathomError | None:
         """Listen to the worker until it says no more; None: its side of the link ended."""
-        self._phase, self._unanswered = "loading", 0
         tasks = [asyncio.create_task(part) for part in (self._listen(link), self._beat(link))]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -287,7 +289,7 @@ class EngineClient:
         for output in outputs:
             if self._phase == "probing" and output.request_id == PROBE.id:
                 if output.finish_reason is not None:
-                    self._phase = "live"
+                    self._phase, self.misses = "live", 0
                     self._become("ready")
                     self.settled.set()
                     self._give_orders()

@@ -29,8 +29,8 @@ from fathom.serve.transport import Link, Remote
 log = logging.getLogger(__name__)
 
 LOCAL = "local"
-PLACE_S = 30.0
-"""For Ray to find room and start an actor; then the client tries again."""
+PLACE_S = 5.0
+"""For Ray to find room and start an actor. Then we ask again; meanwhile others may do what the replica had."""
 STORE_BYTES = 80 << 20  # of Ray's store of objects, about the least that it takes: nothing of ours goes through it
 INSTALL = "Ray is not installed; pip install 'fathom-llm[ray]' -c requirements/constraints.txt"
 

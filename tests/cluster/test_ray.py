@@ -18,6 +18,7 @@ import pytest
 from fathom.batching.request import Output, Request, SamplingParams
 from fathom.config import settle_ray
 from fathom.layout.deploy import Pool
+from fathom.serve.client import RestartPolicy
 from fathom.serve.deployment import build_fleet
 from fathom.serve.fleet import Fleet
 from fathom.serve.ledger import Inbox
@@ -32,6 +33,7 @@ from ray.cluster_utils import Cluster  # noqa: E402 - it reads what is settled a
 
 MODEL = ROOT / "fathom/weights/nano"
 REQUESTS = 100
+HEALTH = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 250, "health_check_timeout_ms": 1000}
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
 
 
@@ -45,7 +47,7 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     monkeypatch.setattr("ray._private.utils.write_ray_address", lambda *_: None)  # for `ray.init()` of others
     before = {child.pid for child in ray_children()}, set(Path("/dev/shm").iterdir())
     folder = tempfile.TemporaryDirectory(dir="/tmp", prefix="ray-test-")  # the path of a socket must be short
-    head = {**NODE, "temp_dir": folder.name}
+    head = {**NODE, "temp_dir": folder.name, "_system_config": {**HEALTH, "health_check_failure_threshold": 3}}
     cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
     try:
         cluster.add_node(**NODE)
@@ -122,6 +124,8 @@ def test_an_actor_and_then_a_node_are_killed_and_no_request_notices(two_nodes: C
         hello = Hello(str(MODEL), threads=2, num_pages=256, beat_s=0.2, silent_beats=10)
         fleet = build_fleet(hello, (Pool(replicas=2),), cluster=cluster)
         assert [replica.client.hello.threads for replica in fleet.replicas] == [1, 1]
+        for replica in fleet.replicas:
+            replica.client.policy = RestartPolicy(restarts=50, first_pause_s=0.1, longest_pause_s=0.5)
         fleet.start()
         await until_all_are_ready(fleet)
         transports = [replica.client.via for replica in fleet.replicas]
