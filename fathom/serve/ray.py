@@ -180,8 +180,8 @@ class RayCluster:
         options: dict[str, Any] = {}
         folder = None
         if address == LOCAL:
-            # Mode 700, because Ray's own folders are open to all; in /tmp, because a socket's path has 107 bytes at most.
-            folder = tempfile.TemporaryDirectory(prefix="fathom-ray-", dir="/tmp")  # noqa: S108
+            # Mode 700: Ray's own folders are open to all. In /tmp: a socket's path has 107 bytes at most.
+            folder = tempfile.TemporaryDirectory(prefix="fathom-ray-", dir="/tmp")
             options = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": STORE_BYTES}
             options["_temp_dir"] = str(Path(folder.name) / "ray")
         try:
