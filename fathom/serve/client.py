@@ -89,6 +89,7 @@ class EngineClient:
         self.facts: messages.Ready | None = None
         self.stats = messages.Stats()
         self.restarts = 0
+        self.misses = 0  # workers in a row that did not get as far as a first token
         self.failure: FathomError | None = None
         self.settled = asyncio.Event()  # ready for the first time, or failed for good
         self.ledger = Ledger(name, None if watcher is None else watcher.ended)
@@ -126,7 +127,7 @@ class EngineClient:
 
     def start(self) -> None:
         """Start the worker and go on; `settled` says when the outcome is known."""
-        self._keeper = asyncio.create_task(self._keep(), name=f"{self.name} keeper")
+        self._keeper = asyncio.create_task(self._live(), name=f"{self.name} keeper")
 
     def drain(self, error: FathomError) -> None:
         """Take no more requests and end the running ones with `error`."""
@@ -200,10 +201,18 @@ class EngineClient:
 
     # -- the worker's life -----------------------------------------------------------------------------------------
 
+    async def _live(self) -> None:
+        """Keep a worker as long as there is a use for it, then give it up."""
+        try:
+            await self._keep()
+        finally:
+            await self.via.release()
+
     async def _keep(self) -> None:
         """Run workers one after another until stopped, or until they die too often."""
         while True:
             error = await self._run_in_time()
+            self.misses = 0 if self._phase == "live" else self.misses + 1
             crash = Crash(time.monotonic())
             self._crashes.append(crash)
             self.ledger.crashed(crash)
@@ -249,6 +258,7 @@ class EngineClient:
 
     async def _run_worker(self) -> FathomError:
         """One worker from start to end; returns why it ended."""
+        self._phase, self._unanswered = "loading", 0
         try:
             self._link = link = await self.via.open()
         except FathomError as error:
@@ -272,7 +282,6 @@ class EngineClient:
 
     async def _converse(self, link: Link) -> FathomError | None:
         """Listen to the worker until it says no more; None: its side of the link ended."""
-        self._phase, self._unanswered = "loading", 0
         tasks = [asyncio.create_task(part) for part in (self._listen(link), self._beat(link))]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -340,7 +349,7 @@ class EngineClient:
         for output in outputs:
             if self._phase == "probing" and output.request_id == PROBE.id:
                 if output.finish_reason is not None:
-                    self._phase, self._back_by = "live", None
+                    self._phase, self._back_by, self.misses = "live", None, 0
                     if self._outage is not None:
                         self._outage.reschedule(None)
                     self._become("ready")

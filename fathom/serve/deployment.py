@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -15,6 +15,9 @@ from fathom.serve.client import EngineClient, RestartPolicy, Watcher
 from fathom.serve.fleet import Fleet
 from fathom.serve.router import Router, RouterConfig
 from fathom.serve.transport import WORKER, Remote, Spawned, Transport
+
+if TYPE_CHECKING:
+    from fathom.serve.ray import RayCluster
 
 REMOTE = "remote"
 """The pool of those replicas that listen on other machines."""
@@ -31,19 +34,23 @@ def build_fleet(
     workers: Sequence[str] = (),
     secret: bytes = b"",
     command: Sequence[str] = WORKER,
+    cluster: RayCluster | None = None,
 ) -> Fleet:
-    """Replicas that are started here, those of `pools`, and those at the addresses `workers`, as HOST:PORT.
+    """Replicas of `pools`, started here or on a Ray cluster, and those at the addresses `workers`, as HOST:PORT.
 
     Raises: ConfigError: an address is none, or a pool cannot be served.
     """
     places = [_address(worker) for worker in workers]
     if places:
         pools = (*pools, Pool(REMOTE, replicas=len(places)))
-    here = sum(pool.replicas for pool in pools if pool.name != REMOTE)
-    share = shared(hello, here)
+    ours = [pool for pool in pools if pool.name != REMOTE]
+    share = shared(hello, sum(pool.replicas for pool in ours)) if cluster is None else spread(hello, ours, cluster.cpus)
 
     def hire(pool: Pool, number: int, watcher: Watcher) -> EngineClient:
         name = f"{pool.name}-{number}"
+        if pool.name != REMOTE and cluster is not None:
+            via = cluster.transport(name, pool.layout.world_size * (share.threads or 1))
+            return _client(fitted(share, pool, name), via, FAR, name, watcher)
         if pool.name != REMOTE:
             return _client(fitted(share, pool, name), Spawned(command), RestartPolicy(), name, watcher)
         if number >= len(places):
@@ -71,6 +78,12 @@ def shared(hello: messages.Hello, replicas: int) -> messages.Hello:
         return hello
     threads = max(1, (hello.threads or os.cpu_count() or 1) // replicas)
     return msgspec.structs.replace(hello, threads=threads)
+
+
+def spread(hello: messages.Hello, pools: Sequence[Pool], cpus: int) -> messages.Hello:
+    """The settings of each rank on a cluster: its CPUs are divided among all ranks that there may be at a time."""
+    ranks = sum(pool.most * pool.layout.world_size for pool in pools)
+    return msgspec.structs.replace(hello, threads=max(1, (hello.threads or cpus) // max(1, ranks)))
 
 
 def fitted(hello: messages.Hello, pool: Pool, name: str) -> messages.Hello:

@@ -197,16 +197,16 @@ class Fleet:
             self.settled.set()
 
     def _move(self, replica: Replica) -> None:
-        """Let others go on with what is held there; suspects too, if nobody will be there to try them."""
+        """Let others go on with what is held there; suspects too, if nobody will be there soon to try them."""
         lost = replica.client.state == "failed"
+        away = lost or replica.client.misses > 0
         ledger = replica.client.ledger
-        for group in grouped([pending for pending in ledger.held() if lost or not pending.suspect]):
-            others = [other for other in self._takers() if other is not replica]
+        others = [other for other in self._takers() if other is not replica]
+        if not lost:
+            others = [other for other in others if other.free]  # else it may as well wait where it is
+        for group in grouped([pending for pending in ledger.held() if away or not pending.suspect]):
             fresh = [other for other in others if all(other.name not in pending.failed_on for pending in group)]
-            able = fresh if fresh or not lost else others
-            if not lost:
-                able = [other for other in able if other.free]  # else it may as well wait where it is
-            target = self._choose(group[0].request, able)
+            target = self._choose(group[0].request, fresh if fresh or not away else others)
             if target is not None:
                 ledger.release(group)
                 target.client.adopt(group)

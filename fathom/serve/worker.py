@@ -37,6 +37,7 @@ from fathom.serve.exchange import PageExchange, Store, read_address
 from fathom.serve.gathering import Gathering
 from fathom.serve.reporting import Shown, seen, stats
 from fathom.serve.secret import read_secret, read_token
+from fathom.serve.supervised import obey
 
 log = logging.getLogger(__name__)
 
@@ -358,6 +359,7 @@ def main(arguments: Sequence[str] | None = None, load: Load = load_engine) -> in
     parser.add_argument("--listen", metavar="HOST:PORT", help="wait there for a front on another machine instead")
     parser.add_argument("--secret", type=Path, metavar="FILE", help="what such a front must know; a file of mode 600")
     parser.add_argument("--model", help="the model's directory on this machine, whatever the front calls it")
+    parser.add_argument("--supervised", action="store_true", help="print the port, and end when standard input does")
     args = parser.parse_args(arguments)
     if (args.descriptor is None) == (args.listen is None) or (args.listen is None) != (args.secret is None):
         parser.error("give either a descriptor, or --listen and --secret")
@@ -367,6 +369,8 @@ def main(arguments: Sequence[str] | None = None, load: Load = load_engine) -> in
             return serve(socket.socket(fileno=args.descriptor), load)
         door = Door(args.listen, read_secret(args.secret))
         log.info("listening on port %d", door.port)
+        if args.supervised:
+            obey(door.port)
         return listen(door, load if args.model is None else _of_this_machine(load, args.model))
     except FathomError as error:
         log.error("%s", error)
