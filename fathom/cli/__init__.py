@@ -29,6 +29,7 @@ COMMANDS = {
     "bench": "measure speed, and what bounds it",
     "replay": "execute a step log again, to the bit",
     "info": "count a model: parameters, bytes, FLOPs",
+    "deploy": "write what starts a deployment on Slurm or Kubernetes",
     "plan": "check a deployment: experts, memory and traffic of each rank",
     "init": "make a model of a known shape with random weights",
     "convert": "rewrite a checkpoint: precision, shard size",

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--worker", action="append", default=[], metavar="HOST:PORT", help="an engine that listens there"
     )
     parser.add_argument("--worker-secret", type=Path, metavar="FILE", help="what those ask for; a file of mode 600")
+    parser.add_argument("--ray", metavar="ADDRESS", help="start replicas on this Ray cluster, or local")
     parser.add_argument("--served-name", help="the name clients use (default: the directory's)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port, 0 for any free one (default: %(default)s)")
@@ -129,6 +130,8 @@ def configured(args: argparse.Namespace) -> ServeConfig:
     }
     settings |= {name: value for name, value in given.items() if value is not None}
     if (hosts := hosts_of(args)) is not None:
+        if args.ray:
+            raise ConfigError("--ray puts a replica on one node; drop it, or --nnodes.")
         settings["ranks"] = _shared(pools, hosts, settings.get("ranks"))
     return ServeConfig(
         model=deploy.model if args.deploy is not None else args.model or "nano",
@@ -142,6 +145,7 @@ def configured(args: argparse.Namespace) -> ServeConfig:
         router=router,
         workers=tuple(args.worker),
         secret=read_secret(args.worker_secret) if far else b"",
+        ray=args.ray or "",
         drain_s=args.drain,
         limits=Limits(max_queued=args.max_queued),
     )

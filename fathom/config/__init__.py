@@ -11,6 +11,7 @@ from fathom.config.environment import (
     child_environment,
     launched_host,
     ops_choice,
+    settle_ray,
     use_interface,
 )
 from fathom.config.find import PRESETS, find_model, load_config, preset
@@ -21,5 +22,5 @@ from fathom.config.shapes import SHAPES
 __all__ = [
     "FP8_BLOCK", "OPS_CHOICES", "PACKED_METHOD", "PRESETS", "SHAPES", "Host", "ModelConfig", "Packed", "RopeScaling",
     "build", "cache_dir", "child_environment", "find_model", "launched_host", "load_config", "nearest", "ops_choice",
-    "preset", "read_json", "read_toml", "use_interface", "yarn_mscale",
+    "preset", "read_json", "read_toml", "settle_ray", "use_interface", "yarn_mscale",
 ]  # fmt: skip

@@ -78,3 +78,17 @@ def child_environment() -> dict[str, str]:
     torch reads that when it is imported: to set it later does nothing.
     """
     return {"TORCH_CPP_LOG_LEVEL": "ERROR", **os.environ}
+
+
+def settle_ray(token: str | None = None) -> None:
+    """What Ray must find in the environment before it is imported, for this process and those that it starts.
+
+    Clusters ask for a token, where nobody said otherwise; nothing is reported to Ray's makers. With a `token` there
+    will be a cluster of our own: that is its token, unless there is one already, and it listens on the loopback
+    address, for which Ray's only switch is one that is named after laptops.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if token is not None:
+        os.environ.setdefault("RAY_AUTH_TOKEN", token)
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

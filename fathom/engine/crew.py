@@ -25,6 +25,7 @@ import msgspec
 from fathom.batching.plan import Plan, Sampled
 from fathom.engine import orders
 from fathom.engine.crewconfig import CrewConfig, processors
+from fathom.engine.crewpages import CrewPages
 from fathom.engine.join import spawn
 from fathom.engine.part import Part
 from fathom.engine.place import Board, Place
@@ -41,7 +42,9 @@ log = logging.getLogger(__name__)
 
 A = TypeVar("A", bound=orders.Order)
 
-ASK_S = 1.0  # for ranks to say where they are
+ASK_S = 0.5  # for ranks to say where they are
+BEAT_S = 0.5  # between two looks at ranks that are waited for
+LOADING_PATIENCE = 3  # while they load, a library that is read from a slow disk may stop all of a process
 ENDING_S = 0.2  # from the end of a connection to that of its process
 BROKEN = (FathomError, RuntimeError, OSError, MemoryError)
 """What ends a group when it happens to its leader: from torch.distributed, a peer is gone or silent for too long."""
@@ -62,11 +65,12 @@ class Crew:
         self._answers: queue.Queue[tuple[int, orders.ToLeader | None]] = queue.Queue()
         self._place = Place()
         self._where: dict[int, orders.At] = {}
+        self._heard_s: dict[int, float] = {}
         self._gone, self._broken = set[int](), set[int]()
         self._lock, self._report, self._leaving = threading.Lock(), "", False
         self._part: Part | None = None
         self._number, self._prepared = 0, set[int]()
-        self.on_fetched: Callable[[orders.Fetched], None] = lambda _fetched: None
+        self.pages: CrewPages | None = None
         self._rooms: dict[str, int] = {}
 
     @staticmethod
@@ -110,6 +114,7 @@ class Crew:
         """Make room for latents on every rank; the leader's own runner."""
         order = orders.Open(num_pages, page_tokens, mtp)
         self._order(order)
+        self.pages = CrewPages(self._own, self._links, self.config.timeout_s)
         return self._own.open(order)
 
     def execute(self, plans: Sequence[Plan]) -> list[list[Sampled]]:
@@ -151,26 +156,6 @@ class Crew:
             found.add(message.digest)
         assert len(found) == 1, "lanes compute alike"
         return found.pop()
-
-    def place(self, lane: int, stage: int) -> int:
-        """The first rank of a lane's stage; the others of it follow."""
-        return (stage * self.layout.dp + lane) * self.layout.tp
-
-    def fill(self, rank: int, order: orders.Fill) -> None:
-        """Have a rank write into a page before its next step. Raises: WorkerError: it is lost."""
-        if rank == 0:
-            return self._own.fill(order)
-        try:
-            return self._links[rank].send(orders.pack(order))
-        except OSError as error:
-            raise self._lose(f"rank {rank} takes no orders: {error}") from error
-
-    def fetch(self, rank: int, order: orders.Fetch) -> orders.Fetched | None:
-        """What is in a rank's page; None from other ranks than the leader: `on_fetched` is told. From any thread."""
-        if rank == 0:
-            return self._place.fetch(order)
-        self._links[rank].send(orders.pack(order))
-        return None
 
     # -- experts that follow the load ------------------------------------------------------------------------------
 
@@ -309,10 +294,13 @@ class Crew:
 
     def _next(self) -> tuple[int, orders.ToLeader]:
         """The next answer of any rank. Raises: the error of one that cannot go on, or WorkerError."""
-        try:
-            rank, message = self._answers.get(timeout=self.config.start_s)
-        except queue.Empty:
-            raise self._lose(f"no rank answers within {self.config.start_s:g} s") from None
+        since_s, found = monotonic(), None
+        while found is None:
+            try:
+                found = self._answers.get(timeout=BEAT_S)
+            except queue.Empty:
+                self._check_silence(since_s)
+        rank, message = found
         if message is None:
             raise self._lose(f"rank {rank} is gone")
         if isinstance(message, orders.Broke):
@@ -321,11 +309,27 @@ class Crew:
             raise self._lose(f"rank {rank}: {message.message}")
         return rank, message
 
+    def _check_silence(self, since_s: float) -> None:
+        """Ask ranks whether they are there: nobody who waits for an answer need be in a group with whom it waits for.
+
+        Raises: WorkerError: one has been silent for too long, or there has been no answer since `since_s`.
+        """
+        now_s, loading = monotonic(), self._part is None or self._part.runner is None
+        patience_s = self.config.timeout_s * (LOADING_PATIENCE if loading else 1)
+        for rank, link in self._links.items():
+            with suppress(OSError):  # then its connection is closed, which is noticed where it is read
+                link.send(orders.pack(orders.Where()))
+            silent_s = now_s - max(since_s, self._heard_s.get(rank, 0.0))
+            if silent_s > patience_s:
+                raise self._lose(f"rank {rank} has been silent for {silent_s:.1f} s")
+        if now_s - since_s > self.config.start_s:
+            raise self._lose(f"no rank answers within {self.config.start_s:g} s")
+
     def _listen(self, rank: int, link: Link) -> None:
         """Sort what a rank says, until it says no more."""
         with suppress(ValueError):
             while (frame := link.receive()) is not None:
-                message = orders.to_leader(frame)
+                self._heard_s[rank], message = monotonic(), orders.to_leader(frame)
                 self._sort(rank, message)
                 if isinstance(message, orders.Broke) and message.fault != "input":
                     self._broken.add(rank)
@@ -339,7 +343,8 @@ class Crew:
         if isinstance(message, orders.At):
             self._where[rank] = message
         elif isinstance(message, orders.Fetched):
-            self.on_fetched(message)
+            assert self.pages is not None, "somebody asked for it"
+            self.pages.hear(message)
         elif isinstance(message, orders.Prepared):
             if message.number == self._number:
                 self._prepared.add(rank)
@@ -362,6 +367,7 @@ class Crew:
 
     def _whereabouts(self) -> str:
         """Where each rank is, or was last; those that do not say so are silent, and most likely at fault."""
+        self._where.clear()
         for rank, link in self._links.items():
             try:
                 link.send(orders.pack(orders.Where()))

@@ -6,45 +6,61 @@ All ranks of a lane's stage hold the same latents, so any of them can say what i
 from __future__ import annotations
 
 import queue
+from collections.abc import Mapping
 from itertools import count
 
 from fathom.engine import orders
-from fathom.engine.crew import Crew
+from fathom.engine.part import Part
 from fathom.errors import WorkerError
+from fathom.parallel.control import Link
 
 
 class CrewPages:
-    """The content of pages, by lane and number."""
+    """The content of pages, by lane and number. Args: own: the leader's part. links: to all other ranks."""
 
-    def __init__(self, crew: Crew) -> None:
-        self._crew, self._questions = crew, count()
+    def __init__(self, own: Part, links: Mapping[int, Link], timeout_s: float) -> None:
+        self._own, self._links, self._timeout_s = own, links, timeout_s
+        self._layout, self._questions = own.shard.layout, count()
         self._asked: dict[int, queue.SimpleQueue[orders.Fetched]] = {}
-        crew.on_fetched = self._hear
 
     def write(self, lane: int, page: int, content: bytes) -> None:
         """Fill a page before the next step. Between steps only. Raises: WorkerError: a rank is lost."""
         order = orders.Fill(page, content)
-        for stage in range(self._crew.layout.pp):
-            first = self._crew.place(lane, stage)
-            for rank in range(first, first + self._crew.layout.tp):
-                self._crew.fill(rank, order)
+        frame = orders.pack(order)
+        for first in self._stages(lane):
+            for rank in range(first, first + self._layout.tp):
+                if rank == 0:
+                    self._own.fill(order)
+                    continue
+                try:
+                    self._links[rank].send(frame)
+                except OSError as error:
+                    raise WorkerError(f"rank {rank} takes no orders: {error}") from error
 
     def read(self, lane: int, page: int) -> bytes:
         """A page that nobody writes into; from any thread, also during a step. Raises: WorkerError: no answer comes."""
-        parts = [self._part(self._crew.place(lane, stage), page) for stage in range(self._crew.layout.pp)]
+        parts = [self._part(rank, page) for rank in self._stages(lane)]
         return b"".join([part.latent for part in parts] + [part.rope for part in parts])
+
+    def hear(self, fetched: orders.Fetched) -> None:
+        """A rank says what is in a page."""
+        if (asked := self._asked.get(fetched.number)) is not None:  # else it came too late
+            asked.put(fetched)
+
+    def _stages(self, lane: int) -> list[int]:
+        """The first rank of each of its stages."""
+        return [(stage * self._layout.dp + lane) * self._layout.tp for stage in range(self._layout.pp)]
 
     def _part(self, rank: int, page: int) -> orders.Fetched:
         number, answer = next(self._questions), queue.SimpleQueue[orders.Fetched]()
+        order = orders.Fetch(number, page)
+        if rank == 0:
+            return self._own.place.fetch(order)
         self._asked[number] = answer
         try:
-            own = self._crew.fetch(rank, orders.Fetch(number, page))
-            return own or answer.get(timeout=self._crew.config.timeout_s)
+            self._links[rank].send(orders.pack(order))
+            return answer.get(timeout=self._timeout_s)
         except (OSError, queue.Empty) as error:
             raise WorkerError(f"rank {rank} does not say what is in page {page}") from error
         finally:
             del self._asked[number]
-
-    def _hear(self, fetched: orders.Fetched) -> None:
-        if (asked := self._asked.get(fetched.number)) is not None:  # else it came too late
-            asked.put(fetched)

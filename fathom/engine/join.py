@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from fathom.errors import WorkerError
 
 log = logging.getLogger(__name__)
 
-RANK = (sys.executable, "-m", "fathom.engine.rank")
+RANK = (sys.executable, "-m", "fathom.parallel.tied", "fathom.engine.rank")
 QUICK_S, QUICK_DEATHS = 5.0, 5  # a rank that dies so soon, so often, will not get better
 PAUSE_S = 0.2
 
@@ -27,7 +28,7 @@ def spawn(
     Its standard output goes to our standard error; Ctrl-C in the terminal does not reach it.
     """
     process = subprocess.Popen(
-        [*RANK, host, str(port), str(rank)], stdin=subprocess.PIPE, stdout=2, start_new_session=True,
+        [*RANK, host, str(port), str(rank), str(os.getpid())], stdin=subprocess.PIPE, stdout=2, start_new_session=True,
         pass_fds=tuple(descriptors), env=child_environment(),
     )  # fmt: skip
     assert process.stdin is not None, "it was asked for"

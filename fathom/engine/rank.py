@@ -1,13 +1,12 @@
 """A rank of a group: it owns a part of the model, and does what its leader orders.
 
-Started as `python -m fathom.engine.rank HOST PORT RANK`; the token that the leader knows it by is the first line of its
-standard input. It holds no policy and no request: every rank of a lane executes the same Plan, fetches from its peers
-what they compute, and comes to the same tokens.
+Started as `python -m fathom.engine.rank HOST PORT RANK`, by way of parallel/tied.py; the token that the leader knows it
+by is the first line of its standard input. It holds no policy and no request: every rank of a lane executes the same
+Plan, fetches from its peers what they compute, and comes to the same tokens.
 """
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import queue
@@ -27,7 +26,6 @@ from fathom.parallel.groups import talk_over
 log = logging.getLogger(__name__)
 
 FIND_LEADER_S = 600.0  # as long as a leader waits for its ranks; a link may be down for a while
-PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def follow(link: Link, rank: int) -> int:
@@ -84,15 +82,9 @@ def _read(link: Link, inbox: queue.SimpleQueue[orders.ToRank], place: Place) -> 
     os._exit(orders.GONE)  # not sys.exit: the main thread may be deep in a forward, whose result nobody will read
 
 
-def die_with_parent() -> None:
-    """Be killed when the process that started this one ends, even if this one is stopped just then (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def main(arguments: Sequence[str] | None = None, read_token: Callable[[], str] = sys.stdin.readline) -> int:
     """Entry point of the process."""
-    host, port, rank = sys.argv[1:] if arguments is None else arguments
+    host, port, rank, *_ = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format=f"rank {rank}: %(message)s")
     token = read_token().strip()
@@ -106,7 +98,6 @@ def main(arguments: Sequence[str] | None = None, read_token: Callable[[], str] =
 
 
 if __name__ == "__main__":
-    die_with_parent()
     code = main()
     sys.stdout.flush()
     os._exit(code)  # threads of torch.distributed may wait for peers that are gone

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from fathom.batching.pages import PageFormat, page_names, root_hash
 from fathom.batching.request import Request
-from fathom.engine.crewpages import CrewPages
 from fathom.engine.machine import kind
 from fathom.engine.pagebytes import PageBytes
 from fathom.engine.replay import config_digest, probe
@@ -67,7 +66,7 @@ class PageStore:
         self._engine, self._lanes = engine, engine.lanes
         self._tables = [lane.scheduler.tables for lane in engine.lanes.lanes]
         self._each = self._tables[0].pool.num_pages
-        self._crew_pages = None if engine.crew is None else CrewPages(engine.crew)
+        self._crew_pages = None if engine.crew is None else engine.crew.pages
         self._arriving = PageBytes(engine.cache)
         self.exported = self.imported = 0
 

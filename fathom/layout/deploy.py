@@ -27,13 +27,35 @@ Role = Literal["both", "prefill", "decode"]
 
 
 @dataclass(frozen=True)
+class Scale:
+    """How many replicas a pool may have, and when it has more or fewer (see serve/autoscale.py).
+
+    Fields: queued_per_replica: with more requests waiting than that, more replicas are started. idle_s: for so long
+            one of them must have had nothing to do before it is ended.
+    """
+
+    min: int = 1
+    max: int = 1
+    queued_per_replica: int = 8
+    idle_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.max:
+            raise ConfigError(f"scale.min is {self.min} and scale.max {self.max}; it must be 1 <= min <= max.")
+        if self.queued_per_replica < 1:
+            raise ConfigError(f"scale.queued_per_replica is {self.queued_per_replica}; it must be at least 1.")
+        if not self.idle_s > 0:
+            raise ConfigError(f"scale.idle_s is {self.idle_s:g}; it must be above 0.")
+
+
+@dataclass(frozen=True)
 class Pool:
     """Replicas that do the same work in the same layout.
 
     Fields: role: what its replicas compute of a request. redundant_experts: copies of busy experts per layer, shared
-            out over the ranks of a replica. eplb: whether they follow the load. workers: HOST:PORT of each replica, if
-            they are started elsewhere. transfer: HOST:PORT where each replica that prefills lends its pages, if not at
-            any port of the address that it is known by already.
+            out over the ranks of a replica. eplb: whether they follow the load. scale: `replicas` is only the start.
+            workers: HOST:PORT of each replica, if they are started elsewhere. transfer: HOST:PORT where each replica
+            that prefills lends its pages, if not at any port of the address that it is known by already.
 
     Only the planner reads: hardware: what a rank runs on, by its name. shared_copies: the shared expert is placed like
             a routed one, so many times per layer; 0: every rank has it. whole_mlp: dense MLPs and shared experts are
@@ -48,6 +70,7 @@ class Pool:
     eplb: Literal["off", "auto", "manual"] = "off"
     workers: tuple[str, ...] = ()
     transfer: tuple[str, ...] = ()
+    scale: Scale | None = None
     hardware: str = ""
     shared_copies: int = 0
     whole_mlp: bool = False
@@ -63,6 +86,11 @@ class Pool:
                 raise ConfigError(f"pool {self.name}: {name} names {count}; it must be replicas, {self.replicas}.")
         if self.transfer and self.role != "prefill":
             raise ConfigError(f"pool {self.name}: transfer is for pools with role 'prefill'; leave it out.")
+
+    @property
+    def most(self) -> int:
+        """Replicas that there may be without an operator's word."""
+        return self.replicas if self.scale is None else max(self.replicas, self.scale.max)
 
     def slots(self, config: ModelConfig) -> int:
         """Places for experts in a layer, over the ranks that share them out."""

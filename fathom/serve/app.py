@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from fathom import __version__
 from fathom.errors import InputError, RequestError
-from fathom.serve import operate, routes, schema
+from fathom.serve import observe, operate, routes, schema
 from fathom.serve.errors import ApiError, error_body
 from fathom.serve.front import Front
 from fathom.serve.guard import Access, Guard
@@ -45,6 +45,7 @@ def build(front: Front, access: Access) -> ASGIApp:
     )
     api.state.front = front
     api.include_router(operate.router)
+    api.include_router(observe.router)
     for prefix in routes.PREFIXES:
         api.include_router(routes.router, prefix=prefix, include_in_schema=prefix == "/v1")
     api.mount("/static", operate.page_files(), name="static")
@@ -57,7 +58,7 @@ def build(front: Front, access: Access) -> ASGIApp:
 
 _PATHS = [
     *(f"/v1{route.path}" for route in routes.router.routes if isinstance(route, Route)),
-    *(route.path for route in operate.router.routes if isinstance(route, Route)),
+    *(route.path for router in (operate.router, observe.router) for route in router.routes if isinstance(route, Route)),
 ]
 
 

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from fathom.batching.request import Output, Request, SamplingParams
 from fathom.config.faults import faults_of
-from fathom.errors import EngineError, FathomError, InputError, RequestError, WorkerError
+from fathom.errors import ConfigError, EngineError, FathomError, InputError, RequestError, WorkerError
 from fathom.serve import messages
 from fathom.serve.ledger import Crash, Inbox, Ledger, Pending
 from fathom.serve.transport import Link, Spawned, Transport
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 
 LOADING_PATIENCE = 12
 """While a worker loads, it may be silent so many times longer: a library that is read from a slow disk stops it all."""
+
+LOOK_S = 20.0
+"""For a worker to answer between two steps."""
 
 PROBE = Request("health", (0,), SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True))
 
@@ -44,7 +48,7 @@ class RestartPolicy:
             worker that was lost; then it has failed, and they end.
     """
 
-    restarts: int = 4
+    restarts: int = 5
     window_s: float = 60.0
     first_pause_s: float = 0.2
     longest_pause_s: float = 10.0
@@ -66,21 +70,16 @@ class Watcher(Protocol):
         """A request came to its end by itself."""
 
     def read(self, pendings: Sequence[Pending]) -> None:
-        """A worker that only prefills has done so; these have left it, and are to go on elsewhere."""
+        """These have left a worker that only prefills, to go on elsewhere."""
 
 
 class EngineClient:
     """One engine worker, kept alive. Args: name: what messages and metrics call it."""
 
     def __init__(
-        self,
-        hello: messages.Hello,
-        *,
-        policy: RestartPolicy | None = None,
-        via: Transport | None = None,
-        name: str = "engine",
-        watcher: Watcher | None = None,
-    ) -> None:
+        self, hello: messages.Hello, *, policy: RestartPolicy | None = None, via: Transport | None = None,
+        name: str = "engine", watcher: Watcher | None = None,
+    ) -> None:  # fmt: skip
         self.hello, self.name = hello, name
         self.policy = policy or RestartPolicy()
         self.via: Transport = via or Spawned()
@@ -88,6 +87,7 @@ class EngineClient:
         self.facts: messages.Ready | None = None
         self.stats = messages.Stats()
         self.restarts = 0
+        self.misses = 0  # workers in a row that did not get as far as a first token
         self.failure: FathomError | None = None
         self.settled = asyncio.Event()  # ready for the first time, or failed for good
         self.ledger = Ledger(name, None if watcher is None else watcher.ended)
@@ -97,6 +97,8 @@ class EngineClient:
         self._crashes: deque[Crash] = deque()
         self._phase: Literal["loading", "probing", "live"] = "loading"
         self._unanswered = 0  # Pings since the last word
+        self._looks: dict[int, asyncio.Future[messages.Seen]] = {}
+        self._numbers = itertools.count(1)
         self._outage: asyncio.Timeout | None = None
         self._back_by: float | None = None  # the end of an outage (the loop's time); None: there is none
         self._life = 0  # of the worker, for faults
@@ -123,7 +125,7 @@ class EngineClient:
 
     def start(self) -> None:
         """Start the worker and go on; `settled` says when the outcome is known."""
-        self._keeper = asyncio.create_task(self._keep(), name=f"{self.name} keeper")
+        self._keeper = asyncio.create_task(self._live(), name=f"{self.name} keeper")
 
     def drain(self, error: FathomError) -> None:
         """Take no more requests and end the running ones with `error`."""
@@ -170,12 +172,45 @@ class EngineClient:
         for name in self.ledger.end(error):
             self._send(messages.Abort(name))
 
+    async def look(self, what: Literal["experts", "timeline"], **more: Any) -> bytes:
+        """What the worker shows of itself, as JSON (see messages.Look). Raises: as `_answer_to`."""
+        return await self._answer_to(messages.Look(next(self._numbers), what, **more))
+
+    async def rebalance(self) -> None:
+        """Move experts as soon as possible. Raises: as `_answer_to`; ConfigError too if they stay where they are."""
+        await self._answer_to(messages.Rebalance(next(self._numbers)))
+
+    async def _answer_to(self, asked: messages.Look | messages.Rebalance) -> bytes:
+        """Raises: ConfigError: the worker refuses. WorkerError: there is none that could answer, or not in time."""
+        if self._link is None or self._phase == "loading":
+            raise WorkerError(f"the engine is {self.state}")
+        heard = self._looks[asked.number] = asyncio.get_running_loop().create_future()
+        self._send(asked)
+        try:
+            async with asyncio.timeout(LOOK_S):
+                seen = await heard
+        except TimeoutError:
+            raise WorkerError(f"{self.name} shows nothing within {LOOK_S:g} s; is it in a long step?") from None
+        finally:
+            del self._looks[asked.number]
+        if seen.error:
+            raise ConfigError(seen.error)
+        return seen.payload
+
     # -- the worker's life -----------------------------------------------------------------------------------------
+
+    async def _live(self) -> None:
+        """Keep a worker as long as there is a use for it, then give it up."""
+        try:
+            await self._keep()
+        finally:
+            await self.via.release()
 
     async def _keep(self) -> None:
         """Run workers one after another until stopped, or until they die too often."""
         while True:
             error = await self._run_in_time()
+            self.misses = 0 if self._phase == "live" else self.misses + 1
             crash = Crash(time.monotonic())
             self._crashes.append(crash)
             self.ledger.crashed(crash)
@@ -221,6 +256,7 @@ class EngineClient:
 
     async def _run_worker(self) -> FathomError:
         """One worker from start to end; returns why it ended."""
+        self._phase, self._unanswered = "loading", 0
         try:
             self._link = link = await self.via.open()
         except FathomError as error:
@@ -235,13 +271,15 @@ class EngineClient:
         finally:
             ended = await link.end(patience_s)
             self._link = None
+            for heard in self._looks.values():
+                if not heard.done():
+                    heard.set_exception(WorkerError("the worker ended before it could answer"))
         if failed is None and link.process is None and self._phase == "loading":
             ended += " before its model was loaded; see its log, and whether both sides have the same secret"
         return failed or WorkerError(ended)
 
     async def _converse(self, link: Link) -> FathomError | None:
         """Listen to the worker until it says no more; None: its side of the link ended."""
-        self._phase, self._unanswered = "loading", 0
         tasks = [asyncio.create_task(part) for part in (self._listen(link), self._beat(link))]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -292,6 +330,9 @@ class EngineClient:
             case messages.Stats():
                 self.stats = message
                 self._give_orders()  # a step that failed has been reported to its end
+            case messages.Seen(number):
+                if number in self._looks and not self._looks[number].done():
+                    self._looks[number].set_result(message)
             case messages.Pong(step_s):
                 if step_s > self.hello.longest_step_s:
                     return WorkerError(f"the worker has been in one step for {step_s:.0f} s")
@@ -306,7 +347,7 @@ class EngineClient:
         for output in outputs:
             if self._phase == "probing" and output.request_id == PROBE.id:
                 if output.finish_reason is not None:
-                    self._phase, self._back_by = "live", None
+                    self._phase, self._back_by, self.misses = "live", None, 0
                     if self._outage is not None:
                         self._outage.reschedule(None)
                     self._become("ready")

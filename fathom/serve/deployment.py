@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -15,6 +15,9 @@ from fathom.serve.client import EngineClient, RestartPolicy, Watcher
 from fathom.serve.fleet import Fleet
 from fathom.serve.router import Router, RouterConfig
 from fathom.serve.transport import WORKER, Remote, Spawned, Transport
+
+if TYPE_CHECKING:
+    from fathom.serve.ray import RayCluster
 
 REMOTE = "remote"
 """The pool of those replicas that listen on other machines."""
@@ -31,16 +34,18 @@ def build_fleet(
     workers: Sequence[str] = (),
     secret: bytes = b"",
     command: Sequence[str] = WORKER,
+    cluster: RayCluster | None = None,
 ) -> Fleet:
-    """Replicas of `pools`, and those at the addresses `workers`, as HOST:PORT.
+    """Replicas of `pools`, started here, on a Ray cluster or where they say, and those at `workers`, as HOST:PORT.
 
     Raises: ConfigError: an address is none, or a pool cannot be served.
     """
     if workers:
         pools = (*pools, Pool(REMOTE, replicas=len(workers), workers=tuple(workers)))
     places = {pool.name: [_address(worker) for worker in pool.workers] for pool in pools}
-    share = shared(hello, sum(pool.replicas for pool in pools if not pool.workers))
-    check_reach(pools)
+    ours = [pool for pool in pools if not pool.workers]
+    share = shared(hello, sum(pool.replicas for pool in ours)) if cluster is None else spread(hello, ours, cluster.cpus)
+    check_reach(pools, afar=cluster is not None)
 
     def hire(pool: Pool, number: int, watcher: Watcher) -> EngineClient:
         name, there = f"{pool.name}-{number}", places[pool.name]
@@ -48,9 +53,12 @@ def build_fleet(
             raise ConfigError(f"pool {pool.name} has {len(there)} workers; it cannot have more than were given.")
         own = fitted(hello if there else share, pool, name)
         own = msgspec.structs.replace(own, transfer=transfer(pool, number))
-        if not there:
-            return _client(own, Spawned(command), RestartPolicy(), name, watcher)
-        return _client(own, Remote(*there[number], secret), FAR, name, watcher)
+        if there:
+            return _client(own, Remote(*there[number], secret), FAR, name, watcher)
+        if cluster is not None:
+            via = cluster.transport(name, pool.layout.world_size * (share.threads or 1))
+            return _client(own, via, FAR, name, watcher)
+        return _client(own, Spawned(command), RestartPolicy(), name, watcher)
 
     return Fleet(pools, hire, Router(router))
 
@@ -73,6 +81,12 @@ def shared(hello: messages.Hello, replicas: int) -> messages.Hello:
         return hello
     threads = max(1, (hello.threads or os.cpu_count() or 1) // replicas)
     return msgspec.structs.replace(hello, threads=threads)
+
+
+def spread(hello: messages.Hello, pools: Sequence[Pool], cpus: int) -> messages.Hello:
+    """The settings of each rank on a cluster: its CPUs are divided among all ranks that there may be at a time."""
+    ranks = sum(pool.most * pool.layout.world_size for pool in pools)
+    return msgspec.structs.replace(hello, threads=max(1, (hello.threads or cpus) // max(1, ranks)))
 
 
 def fitted(hello: messages.Hello, pool: Pool, name: str) -> messages.Hello:
@@ -101,9 +115,9 @@ def transfer(pool: Pool, number: int) -> str | None:
     return f"[{host}]:0" if ":" in host else f"{host}:0"
 
 
-def check_reach(pools: Sequence[Pool]) -> None:
-    """Raise ConfigError if pages would be lent where workers on other machines cannot fetch them."""
-    far = next((pool.name for pool in pools if pool.workers and pool.role != "prefill"), None)
+def check_reach(pools: Sequence[Pool], *, afar: bool = False) -> None:
+    """Raise ConfigError if pages would be lent where workers on other machines cannot fetch them. afar: all are."""
+    far = next((pool.name for pool in pools if (pool.workers or afar) and pool.role != "prefill"), None)
     for pool in pools:
         if far is not None and pool.role == "prefill" and not (pool.workers or pool.transfer):
             raise ConfigError(

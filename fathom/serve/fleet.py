@@ -186,17 +186,17 @@ class Fleet:
             self.settled.set()
 
     def _move(self, replica: Replica) -> None:
-        """Let others go on with what is held there; suspects too, if nobody will be there to try them."""
+        """Let others go on with what is held there; suspects too, if nobody will be there soon to try them."""
         lost = replica.client.state == "failed"
+        away = lost or replica.client.misses > 0
         ledger = replica.client.ledger
-        for group in grouped([pending for pending in ledger.held() if lost or not pending.suspect]):
-            readers = self._fresh(replica, self._readers(len(group)), group) if replica.prefills else []
-            others = [other for other in self._takers() if other is not replica]
-            fresh = readers or self._fresh(replica, others, group)
-            able = fresh if fresh or not lost else others
+        for group in grouped([pending for pending in ledger.held() if away or not pending.suspect]):
+            readers = self._readers(len(group)) if replica.prefills else []
+            others = self._fresh(replica, readers, group) or [r for r in self._takers() if r is not replica]
             if not lost:
-                able = [other for other in able if other.free]  # else it may as well wait where it is
-            target = self._choose(group[0].request, able)
+                others = [other for other in others if other.free]  # else it may as well wait where it is
+            fresh = self._fresh(replica, others, group)
+            target = self._choose(group[0].request, fresh if fresh or not away else others)
             if target is not None:
                 ledger.release(group)
                 target.client.adopt(group)

@@ -79,3 +79,11 @@ class Front:
             )
             for i in range(count)
         ]
+
+
+def engines(front: Front) -> dict[str, EngineClient]:
+    """Each engine behind the front, by the name that operators know it by."""
+    client = front.client
+    if isinstance(client, Fleet):
+        return {replica.name: replica.client for replica in client.replicas}
+    return {client.name: client}

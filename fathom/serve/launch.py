@@ -21,11 +21,12 @@ import uvicorn
 from fathom.config.faults import Fault
 from fathom.errors import ConfigError, FathomError, WorkerError
 from fathom.layout.deploy import Pool
-from fathom.serve import app, messages
+from fathom.serve import app, autoscale, messages
 from fathom.serve.deployment import build_fleet
 from fathom.serve.fleet import Fleet
 from fathom.serve.front import Front, Limits
 from fathom.serve.guard import Access
+from fathom.serve.ray import RayCluster
 from fathom.serve.router import RouterConfig
 from fathom.serve.served import ServedModel
 from fathom.serve.transport import WORKER
@@ -45,6 +46,7 @@ class ServeConfig:
 
     Fields: model: a directory or a name. port: 0 takes any free one. threads: of all replicas on this machine together.
             pools: replicas to start here. workers: replicas elsewhere, as HOST:PORT; secret: what they ask for.
+            ray: the Ray cluster on which `pools` are started instead: its address, auto, or local for one of our own.
     """
 
     model: str
@@ -68,6 +70,7 @@ class ServeConfig:
     router: RouterConfig = field(default_factory=RouterConfig)
     workers: tuple[str, ...] = ()
     secret: bytes = b""
+    ray: str = ""
     ranks: messages.Ranks | None = None
     beat_s: float = 1.0
     silent_beats: int = 10
@@ -99,6 +102,8 @@ class Server:
         access = Access.for_host(config.host, config.api_keys, config.allow_hosts)
         served = ServedModel(config.model, config.served_name)
         hello = messages.Hello(str(served.directory.resolve()), **{name: getattr(config, name) for name in ENGINE})
+        self._socket = bind(config.host, config.port)
+        self._cluster = RayCluster.connect(config.ray, command or ()) if config.ray else None
         self.client = build_fleet(
             hello,
             config.pools,
@@ -106,9 +111,9 @@ class Server:
             workers=config.workers,
             secret=config.secret,
             command=command or WORKER,
+            cluster=self._cluster,
         )
         self.front = Front(served, self.client, config.limits)
-        self._socket = bind(config.host, config.port)
         self.port: int = self._socket.getsockname()[1]
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
@@ -146,12 +151,15 @@ class Server:
 
     async def serve(self, on_ready: Callable[[Started], None]) -> None:
         """As `run`, inside a running loop."""
-        announcing = asyncio.create_task(self._announce(on_ready))
+        chores = [asyncio.create_task(self._announce(on_ready)), asyncio.create_task(autoscale.follow(self.client))]
         try:
             await self._uvicorn.serve(sockets=[self._socket])
         finally:
-            announcing.cancel()
+            for chore in chores:
+                chore.cancel()
             self._socket.close()
+            if self._cluster is not None:
+                await asyncio.to_thread(self._cluster.close)
         failure = self.client.failure
         if failure is not None and self.client.facts is None:
             raise failure

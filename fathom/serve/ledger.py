@@ -5,9 +5,9 @@ with those, and goes on after them. Each time it is handed over it goes under a 
 says about an earlier life of it is not taken for its present one.
 
 A request that was at work in two crashes is a suspect. Suspects are tried one at a time, alone, while all others wait:
-who gets past the place where the worker died goes free; who crashes alone twice in a row is the poison and ends with an
-error. Once is not enough: workers also die for reasons of their own, and then somebody innocent is with them. That it
-strikes the few steps of one trial is rare, that it strikes those of two, one after the other, is rarer than the square.
+who gets past the place where the worker died goes free; who crashes alone three times in a row is the poison and ends
+with an error. Once is not enough: workers also die for reasons of their own, and then somebody innocent is with them.
+Twice is not either: with a worker that was killed within 0.6 s of each recovery, 2 of 34 kills convicted somebody.
 
 A worker that only prefills is left by each request after one token, and is asked to lend its pages: it goes on at
 another worker as after a crash, but with the address of what was computed already.
@@ -26,7 +26,7 @@ from fathom.errors import EngineError, FathomError
 from fathom.serve import messages
 
 SUSPECT_AFTER = 2  # crashes
-GUILTY_AFTER = 2  # crashes alone, in a row
+GUILTY_AFTER = 3  # crashes alone, in a row
 MAX_SETBACKS = 8  # failed steps, before a request ends with what failed
 TRIAL_OUTPUTS = 2
 """Outputs with tokens that acquit a suspect. The step that crashed was the one after the last output; where tokens are

@@ -3,8 +3,8 @@
 A frame is four bytes of length (big endian) and one msgpack map whose `type` names the message. Nothing here can run
 code on arrival: msgspec builds the structs below and refuses everything else. Text never crosses; token ids do.
 
-    front  -> worker   Hello, then Add | Abort | Ping | Shutdown
-    worker -> front    Ready, then Tokens | Refused | Stats | Pong; Failed when it cannot go on
+    front  -> worker   Hello, then Add | Abort | Look | Rebalance | Ping | Shutdown
+    worker -> front    Ready, then Tokens | Refused | Stats | Seen | Pong; Failed when it cannot go on
 
 Before that, over TCP only, the worker sends a Challenge and the front its Answer (see secret.py).
 
@@ -115,6 +115,32 @@ class Pong(Message, frozen=True, tag="pong"):
     step_s: float = 0.0
 
 
+class Look(Message, frozen=True, tag="look"):
+    """Show, between two steps, where experts lie and who is busy, or what each rank did of late.
+
+    Fields: number: of the Seen that answers. name, first_pid: of this worker and its first rank in a timeline.
+    """
+
+    number: int
+    what: Literal["experts", "timeline"]
+    name: str = "engine"
+    first_pid: int = 0
+
+
+class Rebalance(Message, frozen=True, tag="rebalance"):
+    """Move experts as soon as possible to where their load asks for. Fields: number: of the Seen that answers."""
+
+    number: int
+
+
+class Seen(Message, frozen=True, tag="seen"):
+    """The answer to a Look or a Rebalance. Fields: payload: JSON. error: why there is none."""
+
+    number: int
+    payload: bytes = b""
+    error: str = ""
+
+
 class Challenge(Message, frozen=True, tag="challenge"):
     """A worker that listens on a network asks who is there."""
 
@@ -161,12 +187,28 @@ class Refused(Message, frozen=True, tag="refused"):
     code: str | None = None
 
 
+class Experts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How even the load of experts is.
+
+    Fields: imbalance: load of the busiest ranks over that of mean ranks, of late. rank_rows: rows that each rank
+            computed in that time; empty if there are many ranks. moves: of placements so far; the gains are the last
+            one's, of throughput: 1.1 is 10 % more.
+    """
+
+    imbalance: float
+    rank_rows: tuple[int, ...] = ()
+    moves: int = 0
+    predicted_gain: float | None = None
+    measured_gain: float | None = None
+
+
 class Stats(Message, frozen=True, tag="stats"):
     """The engine's state, a few times a second while it works and once when it falls idle.
 
     Fields: see EngineStats. slots_used: pages that lie in the spill file, or in the cache folder. leases: by state, how
             many came to be in it; `live`, now. fetched_pages, fetched_bytes: taken in from other workers; fetches:
-            prompts whose pages all came; failed_fetches: those whose did not.
+            prompts whose pages all came; failed_fetches: those whose did not. op_s: seconds by op of the process that
+            leads (engine/timeline.py). experts: None where nobody has counted them yet.
     """
 
     running: int = 0
@@ -188,6 +230,8 @@ class Stats(Message, frozen=True, tag="stats"):
     fetched_bytes: int = 0
     fetches: int = 0
     failed_fetches: int = 0
+    op_s: dict[str, float] = {}
+    experts: Experts | None = None
 
 
 class Failed(Message, frozen=True, tag="failed"):
@@ -197,8 +241,8 @@ class Failed(Message, frozen=True, tag="failed"):
     exit_code: int = 1
 
 
-ToWorker = Hello | Add | Abort | Ping | Shutdown
-ToFront = Ready | Tokens | Refused | Stats | Failed | Pong | Challenge
+ToWorker = Hello | Add | Abort | Look | Rebalance | Ping | Shutdown
+ToFront = Ready | Tokens | Refused | Stats | Seen | Failed | Pong | Challenge
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker = msgspec.msgpack.Decoder(ToWorker)

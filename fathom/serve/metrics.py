@@ -10,6 +10,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from fathom.serve.messages import Experts
+
 LATENCY_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 PER_TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -104,6 +106,11 @@ class Metrics:
         self.fetched_bytes = self._gauge("fetched_bytes", "Bytes of pages taken in from other workers.")
         self.fetches = self._gauge("fetches", "Prompts whose pages all came from elsewhere.")
         self.failed_fetches = self._gauge("fetches_failed", "Prompts whose pages did not all come from elsewhere.")
+        self.op_s = self._counter("engine_op_seconds_total", "Time of the engine's leading process by op.")
+        self.imbalance = self._gauge("expert_imbalance", "Load of the busiest ranks over that of mean ranks, of late.")
+        self.rank_rows = self._gauge("expert_rank_rows", "Rows that each rank's experts computed, of late.")
+        self.expert_moves = self._counter("expert_moves_total", "Times that experts were placed anew.")
+        self.expert_gain = self._gauge("expert_move_gain", "Throughput after over before the last move, by kind.")
         self.ready = self._gauge("ready", "1 while the engine can take requests.")
         self.first_token_s = self._histogram("time_to_first_token_seconds", "Arrival to first token.", LATENCY_S)
         self.queued_s = self._histogram("request_queue_seconds", "Arrival to first step.", LATENCY_S)
@@ -131,6 +138,22 @@ class Metrics:
         self.replica_ready.values = {}
         for replica in replicas:
             self.replica_ready.set(float(replica["state"] == "ready"), replica=replica["name"])
+
+    def show_experts(self, engines: Mapping[str, Experts | None]) -> None:
+        """How even the load of experts is, engine by engine; at most messages.Experts's ranks each."""
+        series = (self.imbalance, self.rank_rows, self.expert_moves, self.expert_gain)
+        for metric in series:
+            metric.values = {}
+        for name, experts in engines.items():
+            if experts is None:
+                continue
+            self.imbalance.set(experts.imbalance, replica=name)
+            self.expert_moves.set(float(experts.moves), replica=name)
+            for rank, rows in enumerate(experts.rank_rows):
+                self.rank_rows.set(float(rows), replica=name, rank=str(rank))
+            for kind, gain in (("predicted", experts.predicted_gain), ("measured", experts.measured_gain)):
+                if gain is not None:
+                    self.expert_gain.set(gain, replica=name, kind=kind)
 
     def _counter(self, name: str, help_text: str) -> Metric:
         return self._add(Metric(f"fathom_{name}", "counter", help_text))

@@ -16,7 +16,7 @@ from fathom.errors import WorkerError
 from fathom.serve import metrics as prometheus
 from fathom.serve.errors import ApiError
 from fathom.serve.fleet import Fleet
-from fathom.serve.front import Front
+from fathom.serve.front import Front, engines
 from fathom.serve.schema import DetokenizeRequest, RenewRequest, ScaleRequest, TokenizeRequest
 from fathom.serve.served import NANO
 from fathom.serve.stream import unavailable
@@ -87,6 +87,9 @@ async def metrics(http: HttpRequest) -> Response:
         "failed_fetches",
     ):  # fmt: skip
         getattr(series, name).set(getattr(stats, name))
+    for op, seconds in stats.op_s.items():
+        series.op_s.set(seconds, op=op)
+    series.show_experts({name: client.stats.experts for name, client in engines(front).items()})
     for state, count in stats.leases.items():
         series.leases.set(count, state=state)
     series.drafted.set(sum(stats.drafted_by_depth))

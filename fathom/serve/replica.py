@@ -57,6 +57,8 @@ def summed(all_stats: Sequence[messages.Stats]) -> messages.Stats:
     total: dict[str, Any] = {}
     for name in messages.Stats.__struct_fields__:
         values = [getattr(stats, name) for stats in all_stats]
+        if name == "experts":
+            continue  # of each replica by itself
         if isinstance(values[0], tuple):
             total[name] = tuple(sum(depth) for depth in zip_longest(*values, fillvalue=0))
         elif isinstance(values[0], dict):

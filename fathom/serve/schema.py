@@ -189,6 +189,12 @@ class RenewRequest(Body):
     replica: str
 
 
+class RebalanceRequest(Body):
+    """engine: its name; None is all."""
+
+    engine: str | None = None
+
+
 class DetokenizeRequest(Body):
     model: str | None = None
     tokens: list[Annotated[int, Field(ge=0)]] = Field(max_length=1_000_000)

@@ -63,6 +63,10 @@ class Transport(Protocol):
         """Reach it. Raises: WorkerError: it cannot be, now."""
         ...
 
+    async def release(self) -> None:
+        """There will be no more need of it."""
+        ...
+
 
 class Spawned:
     """A process of this machine, which ends when we do: its socket is a pair made here, there is no file to guard."""
@@ -89,6 +93,9 @@ class Spawned:
             )
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         return Link(reader, writer, "the worker process", process)
+
+    async def release(self) -> None:
+        """Nothing to do: it ended with its link."""
 
 
 class Remote:
@@ -120,6 +127,9 @@ class Remote:
         except (OSError, asyncio.IncompleteReadError, ValueError) as error:
             raise WorkerError(f"{self.name} cannot be reached ({error})") from error
         return link
+
+    async def release(self) -> None:
+        """Nothing to do: it stays, for whoever comes next."""
 
     async def _introduce(self, link: Link) -> None:
         # Small frames at once: tokens must not wait for the answer to the ones before them.

@@ -29,14 +29,15 @@ import msgspec
 
 from fathom import __version__
 from fathom.batching.request import Output, Request
-from fathom.batching.scheduler import Scheduler
 from fathom.errors import EngineError, FathomError, RequestError, WorkerError
 from fathom.layout import Layout
 from fathom.serve import messages
 from fathom.serve.connection import Connection, Door, Gone, Wake
 from fathom.serve.exchange import PageExchange, Store, read_address
 from fathom.serve.gathering import Gathering
+from fathom.serve.reporting import Shown, seen, stats
 from fathom.serve.secret import read_secret, read_token
+from fathom.serve.supervised import obey
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +54,6 @@ class Steps(Protocol):
     def has_work(self) -> bool: ...
 
     @property
-    def scheduler(self) -> Scheduler: ...
-
-    @property
     def running(self) -> Sequence[str]: ...
 
     @property
@@ -68,6 +66,11 @@ class Steps(Protocol):
     def step(self) -> Sequence[Output]: ...
 
     def save_pages(self) -> bool: ...
+
+    def stats(self) -> Any: ...
+
+    @property
+    def seeing(self) -> Shown: ...
 
     @property
     def pages(self) -> Store | None: ...
@@ -179,7 +182,7 @@ def _work(connection: Connection, engine: Steps, exchange: PageExchange | None) 
     while True:
         while not connection.inbox.empty() or not engine.has_work:
             if not engine.has_work and not idle and connection.inbox.empty():
-                connection.send(_stats(engine.scheduler, exchange))
+                connection.send(stats(engine, exchange))
                 idle = True
             message = _next(connection, engine)
             if isinstance(message, messages.Shutdown):
@@ -189,8 +192,8 @@ def _work(connection: Connection, engine: Steps, exchange: PageExchange | None) 
                 if engine.has_work:
                     continue  # it gets its turn below: pages that come fast must not keep the next step waiting
                 idle = exchange is not None and exchange.waiting > 0  # else the last page has come, or a lease ended
-            for refused in _take(engine, message, gathering, exchange):
-                connection.send(refused)
+            for answer in _take(engine, message, gathering, exchange):
+                connection.send(answer)
         for refused in _take(engine, Wake(), gathering, exchange):
             connection.send(refused)
         idle = False
@@ -207,7 +210,7 @@ def _work(connection: Connection, engine: Steps, exchange: PageExchange | None) 
         if due := gathering.pass_on(outputs):
             connection.send(messages.Tokens(due, now_s - started_s))
         if now_s - reported_s >= STATS_EVERY_S:
-            connection.send(_stats(engine.scheduler, exchange))
+            connection.send(stats(engine, exchange))
             reported_s = now_s
 
 
@@ -235,8 +238,8 @@ def _save_all(engine: Steps) -> None:
 
 def _take(
     engine: Steps, message: messages.ToWorker | Wake, gathering: Gathering, exchange: PageExchange | None
-) -> Iterator[messages.Refused]:
-    """Hand a message to the engine, or what the exchange has ready; what it refuses of it."""
+) -> Iterator[messages.Message]:
+    """Hand a message to the engine, or what the exchange has ready; what it answers, or refuses of it."""
     if isinstance(message, messages.Abort):
         engine.abort(message.request_id)
         gathering.end(message.request_id)
@@ -246,6 +249,8 @@ def _take(
         gathering.begin([request for request in message.requests if not request.streamed])
         if exchange is None or not exchange.begin(message.requests):
             yield from _add(engine, message.requests, gathering, exchange)
+    elif isinstance(message, messages.Look | messages.Rebalance):
+        yield seen(engine, message)
     elif isinstance(message, Wake) and exchange is not None:
         for requests in exchange.work():
             yield from _add(engine, requests, gathering, exchange)
@@ -275,27 +280,7 @@ def _give_up(
         if exchange is not None:
             exchange.abort(request_id)
         connection.send(messages.Refused(request_id, str(error), fault="engine"))
-    connection.send(_stats(engine.scheduler, exchange))  # that was all of it: the front may decide what to try next
-
-
-def _stats(scheduler: Scheduler, exchange: PageExchange | None) -> messages.Stats:
-    tables = scheduler.tables
-    return messages.Stats(
-        running=len(scheduler.running),
-        waiting=len(scheduler.waiting),
-        pages_used=scheduler.config.num_pages - scheduler.pool.available,
-        pages_total=scheduler.config.num_pages,
-        steps=scheduler.steps,
-        preemptions=scheduler.preemptions,
-        copied_pages=tables.copied,
-        spilled_pages=tables.spill.spilled,
-        restored_pages=tables.spill.restored,
-        lost_pages=tables.spill.lost,
-        slots_used=len(tables.spill),
-        drafted_by_depth=scheduler.drafted_by_depth,
-        accepted_by_depth=scheduler.accepted_by_depth,
-        **({} if exchange is None else exchange.stats()),
-    )
+    connection.send(stats(engine, exchange))  # that was all of it: the front may decide what to try next
 
 
 def load_engine(hello: messages.Hello) -> tuple[Steps, messages.Ready]:
@@ -374,6 +359,7 @@ def main(arguments: Sequence[str] | None = None, load: Load = load_engine) -> in
     parser.add_argument("--listen", metavar="HOST:PORT", help="wait there for a front on another machine instead")
     parser.add_argument("--secret", type=Path, metavar="FILE", help="what such a front must know; a file of mode 600")
     parser.add_argument("--model", help="the model's directory on this machine, whatever the front calls it")
+    parser.add_argument("--supervised", action="store_true", help="print the port, and end when standard input does")
     args = parser.parse_args(arguments)
     if (args.descriptor is None) == (args.listen is None) or (args.listen is None) != (args.secret is None):
         parser.error("give either a descriptor, or --listen and --secret")
@@ -383,6 +369,8 @@ def main(arguments: Sequence[str] | None = None, load: Load = load_engine) -> in
             return serve(socket.socket(fileno=args.descriptor), load)
         door = Door(args.listen, read_secret(args.secret))
         log.info("listening on port %d", door.port)
+        if args.supervised:
+            obey(door.port)
         return listen(door, load if args.model is None else _of_this_machine(load, args.model))
     except FathomError as error:
         log.error("%s", error)

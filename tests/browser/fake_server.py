@@ -166,7 +166,10 @@ class Record:
 
 
 class FakeServer(ThreadingHTTPServer):
-    """`url` is where it listens. `loading`: /ready and every question answer 503 while it is set."""
+    """`url` is where it listens. `loading`: /ready and every question answer 503 while it is set.
+
+    `engines`: what /experts shows.
+    """
 
     daemon_threads = True
 
@@ -175,6 +178,7 @@ class FakeServer(ThreadingHTTPServer):
         self.script = script
         self.record = Record()
         self.loading = False
+        self.engines: dict[str, Any] = {}
         self.url = f"http://127.0.0.1:{self.server_port}/"
 
 
@@ -190,14 +194,20 @@ class Handler(BaseHTTPRequestHandler):
         elif path in ("/ready", "/suggestions", "/v1/models"):
             replies = {"/ready": {"status": "ready"}, "/suggestions": SUGGESTIONS, "/v1/models": {"data": [model]}}
             self._send(200, json.dumps(replies[path]).encode(), "application/json")
+        elif path == "/experts":
+            self._send(200, json.dumps({"engines": self.server.engines}).encode(), "application/json")
         else:
-            self._file(WEB / ("index.html" if path == "/" else path.removeprefix("/static/")))
+            pages = {"/": "index.html", "/experts.html": "experts.html"}
+            self._file(WEB / pages.get(path, path.removeprefix("/static/")))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.record.bodies.append(body)
         if self.server.loading:
             self._error(Refuse(503, "the model is still being loaded", "not_ready", 1000))
+            return
+        if self.path == "/experts/rebalance":
+            self._send(202, b'{"asked":1}', "application/json")
             return
         try:
             self._stream(body)

@@ -52,6 +52,17 @@ def test_a_deployment_says_what_options_may_not(tmp_path: Path, capsys: pytest.C
     assert "did you mean 'page_tokens'" in refused(capsys, str(file)).lower()
 
 
+def test_faults_are_read_before_anything_is_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "faults.toml"
+    file.write_text('[[fault]]\nkind = "kill"\nop = "combin"\n')
+    assert "op is 'combin'; it must be one of" in refused(capsys, "--faults", str(file))
+    file.write_text('[[fault]]\nkind = "kill"\nop = "combine"\nstep = 9\n')
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    (fault,) = serve.configured(parser.parse_args(["--faults", str(file)])).faults
+    assert (fault.kind, fault.op, fault.rank, fault.step) == ("kill", "combine", None, 9)
+
+
 def test_keys_come_one_to_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "keys"
     file.write_text("# ours\n alpha \n\nbeta\n")

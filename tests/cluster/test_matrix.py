@@ -5,7 +5,6 @@ Every pair of features at least once (matrix.py); the quickest crews always run,
 
 from __future__ import annotations
 
-import psutil
 import pytest
 
 from fathom.engine import Engine
@@ -14,6 +13,7 @@ from fathom.engine.crewconfig import CrewConfig
 from tests.cluster.conftest import PAGE
 from tests.cluster.matrix import MODEL, QUICK, Case, Run, cases, page, pairs, planned, possible
 from tests.cluster.mix import EOS, REQUESTS, aborted, alone, config, differences, replies, requests
+from tests.engine.ranks import ranks
 
 CASES = [
     pytest.param(case, id=case.name, marks=[] if place < QUICK else [pytest.mark.slow, pytest.mark.timeout(300)])
@@ -38,7 +38,7 @@ def test_any_layout_gives_the_tokens_of_one_process(case: Case, ran: list[tuple[
             ran.append((case, run))
     finally:
         crew.close()
-    assert psutil.Process().children(recursive=True) == []
+    assert ranks() == []
 
 
 def check_that_it_was_hard(engine: Engine, case: Case, run: Run) -> None:

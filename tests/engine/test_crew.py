@@ -25,6 +25,7 @@ from fathom.engine.crew import Crew
 from fathom.engine.crewconfig import CrewConfig
 from fathom.errors import CheckpointError, ConfigError, WorkerError
 from fathom.layout import Layout
+from tests.engine.ranks import ranks
 from tests.ops.conftest import library, native
 
 __all__ = ["library", "native"]
@@ -52,7 +53,7 @@ def nothing_stays() -> Iterator[None]:
     until = time.monotonic() + 5
     while time.monotonic() < until and (len(held()) > before or threading.active_count() > threads):
         time.sleep(0.02)  # listeners see their connections close
-    assert psutil.Process().children(recursive=True) == [], "a rank is left"
+    assert ranks() == [], "a rank is left"
     assert len(held()) <= before, held()
     assert threading.active_count() <= threads, [thread.name for thread in threading.enumerate()]
     assert not torch.distributed.is_initialized()
@@ -201,7 +202,7 @@ def test_a_rank_that_is_lost_in_service_is_reported_once(
         engine = Engine(crew.model, config=CONFIG, crew=crew)
         engine.add(request("1", tokens=60))
         engine.step()
-        (rank,) = psutil.Process().children()
+        (rank,) = ranks()
         harm(rank)
         began = time.monotonic()
         with pytest.raises(WorkerError, match=said):

@@ -11,10 +11,12 @@ import os
 import sys
 import time
 
+import msgspec
+
 from fathom.batching.plan import Row, Sampled, Sampling
 from fathom.batching.request import Output, Request, TokenLogprob
 from fathom.batching.scheduler import Scheduler, SchedulerConfig
-from fathom.errors import CheckpointError
+from fathom.errors import CheckpointError, ConfigError
 from fathom.serve import messages
 from fathom.serve.worker import main
 from fathom.tokenizer import Tokenizer
@@ -27,10 +29,33 @@ REPLIES = {
 }
 
 
+class ScriptedSeeing:
+    """Two ranks, of which the first is busier until somebody asks for a rebalance."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def experts(self) -> dict[str, object]:
+        return {"counted": True, "ranks": 2, "load": {"3": [30, 10]}, "pid": os.getpid(), "asked": self.asked}
+
+    def rebalance(self) -> None:
+        if os.environ.get("EPLB") == "off":
+            raise ConfigError("experts stay where they are: eplb is off.")
+        self.asked += 1
+
+    def trace(self, *, name: str, first_pid: int) -> bytes:
+        return msgspec.json.encode([{"ph": "X", "name": "forward", "pid": first_pid, "cat": name}])
+
+    def figures(self) -> dict[str, object]:
+        gain = {"moves": self.asked, "predicted_gain": 1.25} if self.asked else {}
+        return {"op_s": {"forward": 1.5}, "experts": {"imbalance": 1.5, "rank_rows": (30, 10)} | gain}
+
+
 class ScriptedEngine:
     """An engine whose next token is written down. It has no latents, hence no pages to give."""
 
     pages = None
+    seeing = ScriptedSeeing()
 
     def __init__(self, tokenizer: Tokenizer, config: SchedulerConfig) -> None:
         self.tokenizer = tokenizer

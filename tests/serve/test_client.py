@@ -247,10 +247,10 @@ def test_a_poison_request_is_found_and_the_others_notice_a_pause(scripted_model:
         )
         assert texts == [whole.choices[0].message.content] * 3
         engine = server.server.client.replicas[0].client
-        assert engine.ledger.poisoned == 1 and engine.restarts == 4
+        assert engine.ledger.poisoned == 1 and engine.restarts == 5
         assert sum(not crash.explained for crash in engine._crashes) == 0  # the budget is as good as new
         metrics = server.http.get("/metrics").text
-        assert "fathom_engine_restarts_total 4" in metrics and "fathom_requests_poisoned_total 1" in metrics
+        assert "fathom_engine_restarts_total 5" in metrics and "fathom_requests_poisoned_total 1" in metrics
 
 
 def test_a_front_that_is_killed_takes_its_worker_along(scripted_model: Path) -> None:
@@ -270,6 +270,48 @@ def test_a_front_that_is_killed_takes_its_worker_along(scripted_model: Path) -> 
     while alive(pid) and time.monotonic() < until:
         time.sleep(0.02)
     assert not alive(pid)
+
+
+def test_who_looks_hears_when_there_is_nobody_to_show_anything(scripted_model: Path) -> None:
+    async def run() -> None:
+        client = EngineClient(Hello(str(scripted_model)), policy=PATIENT, via=Spawned(SCRIPTED))
+        with pytest.raises(WorkerError, match="the engine is starting"):
+            await client.look("experts")
+        client.start()
+        await ready(client)
+        assert b"load" in await client.look("experts")
+        assert client.pid is not None
+        os.kill(client.pid, signal.SIGSTOP)  # it takes the question and dies over it
+        looking = asyncio.create_task(client.look("timeline"))
+        await asyncio.sleep(0.05)
+        os.kill(client.pid, signal.SIGKILL)
+        async with asyncio.timeout(10):
+            with pytest.raises(WorkerError, match="ended before it could answer"):
+                await looking
+        await ready(client)
+        await client.rebalance()
+        await client.stop()
+
+    asyncio.run(run())
+
+
+def test_a_look_does_not_wait_for_ever(scripted_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fathom.serve.client.LOOK_S", 0.1)
+
+    async def run() -> None:
+        client = EngineClient(Hello(str(scripted_model)), policy=PATIENT, via=Spawned(SCRIPTED))
+        client.start()
+        await ready(client)
+        assert client.pid is not None
+        os.kill(client.pid, signal.SIGSTOP)
+        with pytest.raises(WorkerError, match=r"shows nothing within 0.1 s"):
+            await client.look("experts")
+        os.kill(client.pid, signal.SIGCONT)
+        monkeypatch.setattr("fathom.serve.client.LOOK_S", 10)
+        assert b"load" in await client.look("experts")  # the late answer to the first is nobody's
+        await client.stop()
+
+    asyncio.run(run())
 
 
 def test_requests_do_not_wait_for_ever_for_a_worker_that_does_not_come_back(scripted_model: Path) -> None:

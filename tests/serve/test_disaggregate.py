@@ -340,7 +340,8 @@ def test_the_deployment_in_the_recipes_over_http_through_kills() -> None:
                 os.kill(ours.find(name).client.pid, signal.SIGKILL)
                 assert [each.result() for each in asked] == expected
             text = server.http.get("/metrics").text
-            shown = {line.split()[0]: float(line.split()[1]) for line in text.splitlines() if line[0] != "#"}
+            lines = [line.rpartition(" ") for line in text.splitlines() if line[0] != "#"]
+            shown = {name: float(value) for name, _, value in lines}
             assert shown["fathom_requests_prefilled_total"] == ours.prefilled > 21
             assert shown["fathom_requests_read_by_decoders_total"] == ours.alone
             assert 'fathom_leases{state="released"}' in shown and shown["fathom_requests_poisoned_total"] == 0

@@ -98,19 +98,19 @@ def test_the_poison_is_found_and_all_others_end_well(order: list[str]) -> None:
     events = drained(inbox)
     (found,) = events.pop("p")
     assert isinstance(found, EngineError) and found.code == "poison_request" and ledger.poisoned == 1
-    assert len(crashes) == 4 and all(crash.explained for crash in crashes)
+    assert len(crashes) == 5 and all(crash.explained for crash in crashes)
     assert {name: [o.token_ids[0] for o in outputs] for name, outputs in events.items()} == {
         name: reply(name) for name in "abc"
     }
 
 
 @given(st.permutations("abcd"))
-def test_who_dies_alone_once_is_tried_again_and_may_go_free(order: list[str]) -> None:
-    """Killed from outside three times in a row, the third time while a suspect is on trial."""
+def test_who_dies_alone_twice_is_tried_again_and_may_go_free(order: list[str]) -> None:
+    """Killed from outside four times in a row, the last two while a suspect is on trial."""
     ledger, inbox = Ledger(), Inbox()
     for name in order:
         ledger.add([Request(name, (1,))], inbox)
-    worker, kills = Worker(ledger), 3
+    worker, kills = Worker(ledger), 4
     while ledger.pending:
         worker.obey()
         if kills:
@@ -127,7 +127,7 @@ def test_deaths_alone_count_only_in_a_row() -> None:
     ledger, inbox = Ledger(), Inbox()
     ledger.add([Request("a", (1,))], inbox)
     at = 0
-    for deaths in (3, 3):  # two shared with nobody else, and one on trial
+    for deaths in (4, 4):  # two before anybody is a suspect, and two on trial
         for _ in range(deaths):
             ledger.orders()
             ledger.crashed(Crash(0.0))
@@ -136,7 +136,7 @@ def test_deaths_alone_count_only_in_a_row() -> None:
             ledger.take(Output(order.requests[0].id, (at,)), 0.0)
             at += 1
         assert ledger.trial is None and ledger.poisoned == 0
-    for _ in range(4):
+    for _ in range(5):
         ledger.orders()
         ledger.crashed(Crash(0.0))
     assert ledger.poisoned == 1 and not ledger.pending

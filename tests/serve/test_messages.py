@@ -27,6 +27,8 @@ def body_of(message: messages.Message) -> bytes:
         messages.Abort("a"),
         messages.Shutdown(),
         messages.Ping(),
+        messages.Look(3, "timeline", "both-1", 1000),
+        messages.Rebalance(4),
         messages.Hello("dir", layout=(1, 2, 1, 2), beat_s=0.5, silent_beats=3),
     ],
 )
@@ -43,6 +45,9 @@ def test_a_message_to_the_worker_arrives_as_it_was(message: messages.ToWorker) -
         messages.Tokens([OUTPUT, Output("b", read_tokens=64)], 0.01),
         messages.Refused("a", "too long", param="prompt", code="context_length_exceeded"),
         messages.Stats(running=1),
+        messages.Stats(op_s={"forward": 0.5}, experts=messages.Experts(1.25, (3, 5), 1, 1.5)),
+        messages.Seen(3, b"[]"),
+        messages.Seen(4, error="eplb is off"),
         messages.Failed("no weights", 2),
         messages.Pong(),
         messages.Challenge(b"nonce"),

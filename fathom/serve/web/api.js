@@ -74,6 +74,16 @@ export async function suggestions() {
   return Array.isArray(list) ? list.filter((item) => typeof item?.prompt === "string") : [];
 }
 
+/** What every engine shows of its experts: {engines: {name: {load, placements, moved, ...}}}. */
+export const experts = () => json("experts");
+
+/** Ask an engine to move its experts to where their load asks for. */
+export async function rebalance(engine) {
+  const headers = { "content-type": "application/json" };
+  const response = await request("experts/rebalance", { method: "POST", headers, body: JSON.stringify({ engine }) });
+  if (!response.ok) throw await failure(response);
+}
+
 /** The chunks of one streamed completion. */
 export async function* complete(body, signal) {
   const stream_options = { include_usage: true, include_progress: true };
