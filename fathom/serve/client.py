@@ -164,8 +164,7 @@ class EngineClient:
         tried = self.ledger.trial
         if name := self.ledger.remove(request_id):
             self._send(messages.Abort(name))
-        if self.ledger.trial is not tried:
-            self._give_orders()
+        self._go_on(tried)
 
     def fail_all(self, error: FathomError) -> None:
         """End every running request with `error`."""
@@ -357,8 +356,7 @@ class EngineClient:
                 self.ledger.take(output, step_s)
         if (read := self.ledger.read()) and self._watcher is not None:
             self._watcher.read(read)
-        if self.ledger.trial is not tried:
-            self._give_orders()
+        self._go_on(tried)
 
     def _refused(self, message: messages.Refused) -> FathomError | None:
         text = message.message
@@ -369,8 +367,7 @@ class EngineClient:
             return None
         tried = self.ledger.trial
         self.ledger.refuse(message.request_id, RequestError(text, param=message.param, code=message.code))
-        if self.ledger.trial is not tried:
-            self._give_orders()
+        self._go_on(tried)
         return None
 
     def _loaded(self, facts: messages.Ready) -> FathomError | None:
@@ -386,6 +383,14 @@ class EngineClient:
         self.facts, self._phase = facts, "probing"
         self._send(messages.Add((PROBE,)))
         return None
+
+    def _go_on(self, tried: Pending | None) -> None:
+        """When a suspect has been tried: the next one's turn, which may wait at a replica that is down."""
+        if self.ledger.trial is tried:
+            return
+        self._give_orders()
+        if self._watcher is not None and self.state == "ready" and not self.ledger.quarantined:
+            self._watcher.changed(self)
 
     def _give_orders(self) -> None:
         if self.state == "ready":
