@@ -8,6 +8,8 @@ from typing import Protocol
 
 from fathom.errors import InputError
 
+LANGUAGES = ("en", "zh")
+
 # No right answer of any family comes near this; longer text is refused before it is read.
 MAX_ANSWER_CHARACTERS = 80
 
@@ -16,8 +18,9 @@ MAX_ANSWER_CHARACTERS = 80
 class Problem:
     """One problem, worked out.
 
-    `key` names the problem whatever its wording: prompts that ask the same have the same key. `trace` is the reasoning,
-    the text between <think> and </think>; `reply` is what follows it; `answer` is the bare result in the reply.
+    `key` names the problem whatever its wording: prompts that ask the same, in any language, have the same key. `trace`
+    is the reasoning as short as it can be, without a look back; `reply` is what follows it, in the language of the
+    prompt; `answer` is the bare result in the reply. A trace has no words of a language, only signs and short marks.
     """
 
     family: str
@@ -27,6 +30,7 @@ class Problem:
     trace: str
     reply: str
     answer: str
+    language: str = "en"
 
 
 class Task(Protocol):
@@ -38,12 +42,20 @@ class Task(Protocol):
     @property
     def levels(self) -> tuple[int, ...]: ...
 
-    def sample(self, rng: Random, level: int) -> Problem:
-        """One problem of this level; equal generators give equal problems."""
+    def sample(self, rng: Random, level: int, language: str = "en") -> Problem:
+        """One problem of this level; equal generators give equal problems, in any language the same ones."""
         ...
 
     def check(self, problem: Problem, text: str) -> bool:
         """Whether `text`, all of it, is a right answer: the reply's form or the bare result."""
+        ...
+
+    def verify(self, problem: Problem, answer: str) -> str:
+        """Lines that test an answer by another way than the trace took; the last line is "ok" or "no"."""
+        ...
+
+    def slip(self, rng: Random, problem: Problem) -> tuple[str, str] | None:
+        """A trace with one honest mistake, carried to its end, and the wrong answer it leads to; None: none possible."""
         ...
 
 
@@ -51,6 +63,12 @@ def require_level(task: Task, level: int) -> None:
     """Raises InputError unless the task has this level."""
     if level not in task.levels:
         raise InputError(f"level is {level}; {task.name} has the levels {task.levels[0]} to {task.levels[-1]}.")
+
+
+def require_language(language: str) -> None:
+    """Raises InputError unless problems are worded in this language."""
+    if language not in LANGUAGES:
+        raise InputError(f"language is {language!r}; it must be one of {', '.join(LANGUAGES)}.")
 
 
 def final_line(text: str) -> str | None:
