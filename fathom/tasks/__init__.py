@@ -11,15 +11,32 @@ from random import Random
 
 from fathom.errors import InputError
 from fathom.tasks.arithmetic import Arithmetic
+from fathom.tasks.bases import Bases
+from fathom.tasks.brackets import Brackets
 from fathom.tasks.chain import Chain
 from fathom.tasks.countdown import Countdown
 from fathom.tasks.counting import Counting
+from fathom.tasks.gcd import Gcd
+from fathom.tasks.parity import Parity
+from fathom.tasks.pathstar import PathStar
 from fathom.tasks.sorting import Sorting
 from fathom.tasks.task import Problem, Task, require_level
 
 __all__ = ["FAMILIES", "SPLITS", "Problem", "Task", "draw", "require_level", "split_of", "suggested"]
 
-FAMILIES: dict[str, Task] = {task.name: task for task in (Arithmetic(), Chain(), Sorting(), Counting(), Countdown())}
+REGISTERED: tuple[Task, ...] = (
+    Arithmetic(),
+    Chain(),
+    Sorting(),
+    Counting(),
+    Countdown(),
+    Gcd(),
+    Bases(),
+    Brackets(),
+    Parity(),
+    PathStar(),
+)
+FAMILIES: dict[str, Task] = {task.name: task for task in REGISTERED}
 SPLITS = ("train", "validation", "test")
 
 # A split holds at least 5 % of the problems: 5,000 misses in a row mean that this level has none of it.

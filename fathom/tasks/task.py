@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol
@@ -77,3 +78,18 @@ def final_line(text: str) -> str | None:
         return None
     line = text.strip(" \n").removesuffix(".").replace("×", "*")
     return line if line.isascii() else None
+
+
+def stated(text: str, form: str) -> str | None:
+    """What a text answers, in the form of a reply such as "The gcd is {}." or bare; None if it is too long or not ASCII."""
+    if len(text) > MAX_ANSWER_CHARACTERS:
+        return None
+    line = text.strip(" \n")
+    line = line[:-1] if line.endswith((".", "。")) else line
+    line = line.removeprefix(form.partition("{}")[0])
+    return line if line.isascii() else None
+
+
+def worded(rng: Random, wordings: Sequence[str]) -> str:
+    """One of the wordings; takes the same from `rng` however many there are, so that languages stay in step."""
+    return wordings[int(rng.random() * len(wordings))]
