@@ -23,7 +23,7 @@ BASES = {1: range(2, 10), 2: range(2, 10), 3: (*range(2, 10), 16), 4: (*range(2,
 DIGITS = "0123456789ABCDEF"
 
 NAMES = {2: "binary", 8: "octal", 10: "decimal", 16: "hexadecimal"}
-NAMES_ZH = dict(zip(range(2, 17), "二 三 四 五 六 七 八 九 十 十一 十二 十三 十四 十五 十六".split(), strict=True))
+NUMERALS = dict(zip((*range(2, 11), 16), (*"二三四五六七八九十", "十六"), strict=True))
 TEMPLATES = {
     "en": (
         "Convert {digits} from {a} to {b}.",
@@ -107,7 +107,7 @@ def _is_number(text: str, base: int) -> bool:
 
 def _called(base: int, plain: bool, language: str) -> str:
     if language == "zh":
-        return f"{base}进制" if plain else f"{NAMES_ZH[base]}进制"
+        return f"{base}进制" if plain else f"{NUMERALS[base]}进制"
     return f"base {base}" if plain or base not in NAMES else NAMES[base]
 
 

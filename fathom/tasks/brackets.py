@@ -19,10 +19,10 @@ from fathom.tasks.task import Problem, require_language, require_level, stated, 
 LENGTHS = {1: (4, 6), 2: (6, 8), 3: (9, 12), 4: (13, 16)}  # level -> fewest and most brackets
 DEEPEST = {1: 3, 2: 3, 3: 4, 4: 5}  # level -> most brackets open at once
 CLOSER = {"(": ")", "[": "]", "{": "}"}
-FAULT_SHARES = {1: 0.5, 2: 0.35, 3: 0.25, 4: 0.2}  # level -> closers of any kind; one in three to five rows stays right
+FAULT_SHARES = {1: 0.5, 2: 0.35, 3: 0.25, 4: 0.2}  # level -> closers of any kind
 OPEN_SHARE, SLIP_TRIES = 0.55, 30
 
-TEMPLATES = {
+TEMPLATES: dict[str, dict[str, tuple[str, ...]]] = {
     "en": {
         "close": (
             "Close the open brackets: {text}",

@@ -128,7 +128,8 @@ def _line(a: int, b: int) -> tuple[str, int]:
 
 def _divide(a: int, b: int) -> tuple[list[str], int]:
     """The lines of one division, and the remainder."""
-    lines, rest = [], a
+    lines: list[str] = []
+    rest = a
     while not lines or rest >= b:
         line, rest = _line(rest, b)
         lines.append(f"{line}{rest}")

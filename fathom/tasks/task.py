@@ -81,7 +81,7 @@ def final_line(text: str) -> str | None:
 
 
 def stated(text: str, form: str) -> str | None:
-    """What a text answers, in the form of a reply such as "The gcd is {}." or bare; None if it is too long or not ASCII."""
+    """The answer of a text that is bare or in the form of a reply, "The gcd is {}."; None: too long or not ASCII."""
     if len(text) > MAX_ANSWER_CHARACTERS:
         return None
     line = text.strip(" \n")

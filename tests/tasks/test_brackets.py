@@ -13,9 +13,12 @@ from tests.tasks.hostile import wrong_texts
 from tests.tasks.two_languages import assert_family_holds
 
 TASK = Brackets()
+NEAR_MISSES = ("( [ ] { } )", ") }", "}  )", "], } )", "The position is } ).", "03", "位置是3。", "缺少的括号是} )。")
 PAIRS = ("()", "[]", "{}")
-CLOSE = Problem("brackets", 1, "brackets close ([]{", "", "", "The missing brackets are } ).", "} )")
-FAULT = Problem("brackets", 1, "brackets fault ([)]", "", "", "The position is 3.", "3")
+CLOSE = Problem(
+    "brackets", 1, "brackets close ([]{", "", "1 ( (\n2 [ ( [\n3 ] (\n4 { ( {", "The missing brackets are } ).", "} )"
+)
+FAULT = Problem("brackets", 1, "brackets fault ([)]", "", "1 ( (\n2 [ ( [\n3 ) !", "The position is 3.", "3")
 
 
 def plain_fault(row: str) -> int:
@@ -123,16 +126,7 @@ def test_right_forms(problem, text):
 
 @pytest.mark.parametrize("problem", [CLOSE, FAULT])
 def test_wrong_forms(problem):
-    for text in [
-        "( [ ] { } )",
-        ") }",
-        "}  )",
-        "], } )",
-        "The position is } ).",
-        "03",
-        "位置是3。",
-        *wrong_texts(problem),
-    ]:
+    for text in [*NEAR_MISSES, *wrong_texts(problem)]:
         assert not TASK.check(problem, text), text[:80]
 
 
