@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from random import Random
 
-from fathom.tasks.task import Problem, require_language, require_level, stated, worded
+from fathom.tasks.task import Problem, require_language, require_level, stated, wording
 
 LARGEST = {1: 63, 2: 255, 3: 999, 4: 511}  # level -> largest number
 BASES = {1: range(2, 10), 2: range(2, 10), 3: (*range(2, 10), 16), 4: (*range(2, 10), 16)}  # level 4: both ends
@@ -59,13 +59,14 @@ class Bases:
         if level < 4:
             one, two = (10, two) if rng.random() < 0.5 else (one, 10)
         number = rng.randint(max(one, two), LARGEST[level])
-        digits, plain = _digits(number, one), rng.random() < 0.5
+        digits, words = _digits(number, one), wording(rng)
+        plain = words.random() < 0.5
         lines, result = _work(digits, one, two)
         return Problem(
             family=self.name,
             level=level,
             key=f"{self.name} {digits} {one} {two}",
-            prompt=worded(rng, TEMPLATES[language]).format(
+            prompt=words.choice(TEMPLATES[language]).format(
                 digits=digits, a=_called(one, plain, language), b=_called(two, plain, language)
             ),
             trace="\n".join(lines),
@@ -75,7 +76,7 @@ class Bases:
         )
 
     def check(self, problem: Problem, text: str) -> bool:
-        answer = stated(text, REPLIES[problem.language])
+        answer = stated(text, REPLIES)
         digits, one, two = _of(problem)
         # Python reads both numbers; the solver's arithmetic is not used.
         return answer is not None and _is_number(answer, two) and int(answer, two) == int(digits, one)

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from random import Random
 
-from fathom.tasks.task import Problem, require_language, require_level, stated, worded
+from fathom.tasks.task import Problem, require_language, require_level, stated, wording
 
 LENGTHS = {1: (4, 6), 2: (6, 8), 3: (9, 12), 4: (13, 16)}  # level -> fewest and most brackets
 DEEPEST = {1: 3, 2: 3, 3: 4, 4: 5}  # level -> most brackets open at once
@@ -55,8 +55,8 @@ TEMPLATES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 REPLIES = {
-    "en": {"close": "The missing brackets are {}.", "fault": "The position is {}."},
-    "zh": {"close": "缺少的括号是{}。", "fault": "位置是{}。"},
+    "close": {"en": "The missing brackets are {}.", "zh": "缺少的括号是{}。"},
+    "fault": {"en": "The position is {}.", "zh": "位置是{}。"},
 }
 ANSWERS = {"close": re.compile(r"[])}](?: ?[])}]){0,8}"), "fault": re.compile(r"0|[1-9][0-9]?")}
 
@@ -78,16 +78,16 @@ class Brackets:
             family=self.name,
             level=level,
             key=f"{self.name} {question} {row}",
-            prompt=worded(rng, TEMPLATES[language][question]).format(text=" ".join(row)),
+            prompt=wording(rng).choice(TEMPLATES[language][question]).format(text=" ".join(row)),
             trace="\n".join(lines),
-            reply=REPLIES[language][question].format(result),
+            reply=REPLIES[question][language].format(result),
             answer=result,
             language=language,
         )
 
     def check(self, problem: Problem, text: str) -> bool:
         _, question, row = problem.key.split(" ")
-        answer = stated(text, REPLIES[problem.language][question])
+        answer = stated(text, REPLIES[question])
         if answer is None or not ANSWERS[question].fullmatch(answer):
             return False
         # Strikes out pairs until none is left: no stack, unlike the solver.

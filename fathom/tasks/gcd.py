@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import gcd
 from random import Random
 
-from fathom.tasks.task import Problem, require_language, require_level, stated, worded
+from fathom.tasks.task import Problem, require_language, require_level, stated, wording
 
 LARGEST = {1: 99, 2: 200, 3: 500, 4: 999}  # level -> largest number
 QUOTIENTS = {1: 12, 2: 20, 3: 40, 4: 60}  # level -> largest number once the common divisor is out
@@ -52,12 +52,13 @@ class Gcd:
         require_language(language)
         a, b = _numbers(rng, level)
         lines, result = _work(a, b)
-        one, two = (a, b) if rng.random() < 0.5 else (b, a)
+        words = wording(rng)
+        one, two = words.sample((a, b), 2)
         return Problem(
             family=self.name,
             level=level,
             key=f"{self.name} {a} {b}",
-            prompt=worded(rng, TEMPLATES[language]).format(a=one, b=two),
+            prompt=words.choice(TEMPLATES[language]).format(a=one, b=two),
             trace="\n".join(lines),
             reply=REPLIES[language].format(result),
             answer=str(result),
@@ -65,7 +66,7 @@ class Gcd:
         )
 
     def check(self, problem: Problem, text: str) -> bool:
-        answer = stated(text, REPLIES[problem.language])
+        answer = stated(text, REPLIES)
         if answer is None or not ANSWER.fullmatch(answer):
             return False
         a, b = _of(problem)

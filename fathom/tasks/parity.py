@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from random import Random
 
-from fathom.tasks.task import Problem, require_language, require_level, stated, worded
+from fathom.tasks.task import Problem, require_language, require_level, stated, wording
 
 LENGTHS = {1: (8, 11), 2: (12, 16), 3: (18, 24), 4: (26, 36)}  # level -> fewest and most bits
 GROUP = 4
@@ -55,7 +55,7 @@ class Parity:
             family=self.name,
             level=level,
             key=f"{self.name} {bits}",
-            prompt=worded(rng, TEMPLATES[language]).format(bits=" ".join(_groups(bits))),
+            prompt=wording(rng).choice(TEMPLATES[language]).format(bits=" ".join(_groups(bits))),
             trace="\n".join(lines),
             reply=REPLIES[language].format(result),
             answer=str(result),
@@ -63,7 +63,7 @@ class Parity:
         )
 
     def check(self, problem: Problem, text: str) -> bool:
-        answer = stated(text, REPLIES[problem.language])
+        answer = stated(text, REPLIES)
         if answer is None or not ANSWER.fullmatch(answer):
             return False
         return int(answer) == _bits(problem).count("1") % 2

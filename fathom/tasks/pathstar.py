@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from random import Random
 
-from fathom.tasks.task import Problem, require_language, require_level, stated, worded
+from fathom.tasks.task import Problem, require_language, require_level, stated, wording
 
 ARMS = {1: (2, 2), 2: (3, 3), 3: (3, 4), 4: (4, 5)}  # level -> fewest and most arms
 STEPS = {1: (2, 3), 2: (3, 4), 3: (4, 5), 4: (5, 5)}  # level -> fewest and most edges of an arm
@@ -55,7 +55,7 @@ class PathStar:
         edges = [f"{one}>{two}" for arm in arms for one, two in zip(arm, arm[1:], strict=False)]
         key = f"{self.name} {centre} {arms[0][-1]} {' '.join(sorted(edges))}"
         rng.shuffle(edges)
-        prompt = worded(rng, TEMPLATES[language])
+        prompt = wording(rng).choice(TEMPLATES[language])
         return Problem(
             family=self.name,
             level=level,
@@ -68,7 +68,7 @@ class PathStar:
         )
 
     def check(self, problem: Problem, text: str) -> bool:
-        answer = stated(text, REPLIES[problem.language])
+        answer = stated(text, REPLIES)
         if answer is None or not ANSWER.fullmatch(answer):
             return False
         # Grows the set of what the answer reaches, unlike the solver, which comes from the other end.

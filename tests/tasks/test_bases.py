@@ -78,7 +78,7 @@ def test_right_forms(text):
     assert TASK.check(PROBLEM, text)
 
 
-@pytest.mark.parametrize("text", ["11", "0102", "1011", "102 (base 3)", "0x102", "1_02", "结果是102。"])
+@pytest.mark.parametrize("text", ["11", "0102", "1011", "102 (base 3)", "0x102", "1_02", "答案：结果是102。"])
 def test_wrong_forms(text):
     assert not TASK.check(PROBLEM, text)
 

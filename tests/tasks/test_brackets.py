@@ -13,7 +13,16 @@ from tests.tasks.hostile import wrong_texts
 from tests.tasks.two_languages import assert_family_holds
 
 TASK = Brackets()
-NEAR_MISSES = ("( [ ] { } )", ") }", "}  )", "], } )", "The position is } ).", "03", "位置是3。", "缺少的括号是} )。")
+NEAR_MISSES = (
+    "( [ ] { } )",
+    ") }",
+    "}  )",
+    "], } )",
+    "The position is } ).",
+    "03",
+    "答案：位置是3。",
+    "答案：缺少的括号是} )。",
+)
 PAIRS = ("()", "[]", "{}")
 CLOSE = Problem(
     "brackets", 1, "brackets close ([]{", "", "1 ( (\n2 [ ( [\n3 ] (\n4 { ( {", "The missing brackets are } ).", "} )"

@@ -77,7 +77,7 @@ def test_right_forms(text):
     assert TASK.check(PROBLEM, text)
 
 
-@pytest.mark.parametrize("text", ["6", "012", "gcd 12", "the gcd is 12", "最大公约数是12。"])
+@pytest.mark.parametrize("text", ["6", "012", "gcd 12", "the gcd is 12", "答案：最大公约数是12。"])
 def test_wrong_forms(text):
     assert not TASK.check(PROBLEM, text)
 

@@ -60,7 +60,7 @@ def test_right_forms(text):
     assert TASK.check(PROBLEM, text)
 
 
-@pytest.mark.parametrize("text", ["1", "00", "even", "奇偶位是0。", "The parity is 1."])
+@pytest.mark.parametrize("text", ["1", "00", "even", "答案：奇偶位是0。", "The parity is 1."])
 def test_wrong_forms(text):
     assert not TASK.check(PROBLEM, text)
 

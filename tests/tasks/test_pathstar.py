@@ -81,7 +81,7 @@ def test_right_forms(text):
     assert TASK.check(PROBLEM, text)
 
 
-@pytest.mark.parametrize("text", ["21", "45", "87", "30", "30>12", "下一个节点是12。"])
+@pytest.mark.parametrize("text", ["21", "45", "87", "30", "30>12", "答案：下一个节点是12。"])
 def test_wrong_forms(text):
     assert not TASK.check(PROBLEM, text)
 

@@ -21,7 +21,7 @@ def assert_family_holds(task: Task, level: int) -> None:
         for problem, other in ((one, two), (two, one)):
             assert task.check(problem, problem.reply), problem
             assert task.check(problem, problem.answer), problem
-            assert not task.check(problem, other.reply), problem
+            assert task.check(problem, other.reply), problem  # the language of a reply is judged elsewhere
             assert task.verify(problem, problem.answer).split("\n")[-1] == "ok", problem
         if (slip := task.slip(rng, one)) is not None:
             slips += 1
