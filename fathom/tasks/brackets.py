@@ -123,7 +123,9 @@ def _row(rng: Random, level: int, fault_share: float) -> str:
     while True:
         row, waiting = "", ""
         for _ in range(rng.randint(*LENGTHS[level])):
-            if len(waiting) < DEEPEST[level] and rng.random() < (OPEN_SHARE if waiting else 1 - fault_share):
+            if len(waiting) < DEEPEST[level] and rng.random() < (
+                OPEN_SHARE if waiting else 1 - fault_share * bool(row)
+            ):
                 row += rng.choice("([{")
                 waiting += CLOSER[row[-1]]
             else:
