@@ -25,6 +25,8 @@ COMMANDS = {
     "chat": "talk to a model in the terminal",
     "generate": "continue one prompt",
     "train": "train a model from a recipe",
+    "sft": "fine-tune a model on samples",
+    "distill": "teach a model the distribution of another",
     "eval": "measure a model on tasks with known answers",
     "bench": "measure speed, and what bounds it",
     "replay": "execute a step log again, to the bit",

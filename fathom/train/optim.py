@@ -17,10 +17,8 @@ from fathom.model.moe import MoE
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW; warmup, then a constant stretch and a linear fall to `final_lr` ("wsd"), or half a cosine to it ("cosine").
-
-    DeepSeek-V3 takes its fine-tuning rate down a cosine (section 5.1).
-    """
+    """AdamW with warmup, then down to `final_lr`: "wsd" by a constant stretch and a straight line, "cosine" by half a
+    cosine, as DeepSeek-V3 is fine-tuned (section 5.1)."""
 
     schedule: Literal["wsd", "cosine"] = "wsd"
     lr: float = 2e-3
