@@ -25,6 +25,7 @@ COMMANDS = {
     "chat": "talk to a model in the terminal",
     "generate": "continue one prompt",
     "train": "train a model from a recipe",
+    "reject": "sample a model, keep its right, short, consistent replies",
     "eval": "measure a model on tasks with known answers",
     "bench": "measure speed, and what bounds it",
     "replay": "execute a step log again, to the bit",

@@ -125,10 +125,11 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"{path} is not valid JSON ({error}); fetch it again from where it came from.") from None
 
 
-def read_toml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The table in the TOML file `path`, with overrides such as "train.lr=3e-4" (values in TOML, or bare words)."""
+def read_toml(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The table in the TOML file `path`, with overrides such as "train.lr=3e-4" (values in TOML, or bare words); of no
+    file, just the overrides."""
     try:
-        table = tomllib.loads(_read_text(Path(path)))
+        table = {} if path is None else tomllib.loads(_read_text(Path(path)))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
     for override in overrides:
