@@ -25,6 +25,8 @@ COMMANDS = {
     "chat": "talk to a model in the terminal",
     "generate": "continue one prompt",
     "train": "train a model from a recipe",
+    "sft": "fine-tune a model on samples",
+    "distill": "teach a model the distribution of another",
     "reject": "sample a model, keep its right, short, consistent replies",
     "eval": "measure a model on tasks with known answers",
     "bench": "measure speed, and what bounds it",

@@ -27,24 +27,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="nano", help='a checkpoint\'s directory, or "nano" (default)')
     parser.add_argument("--out", required=True, metavar="FILE", help="where the kept samples go, lines of JSON")
     parser.add_argument("--dropped", metavar="FILE", help="where the others go; `kind` names the filter")
-    parser.add_argument("--config", metavar="FILE", help="a TOML file with the fields of RejectConfig")
     parser.add_argument("--family", action="append", help=f"of {', '.join(tasks.FAMILIES)}; repeat for several")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override: samples=16")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override: reject.samples=16")
     add_engine_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     """Sample, filter, write, print the counts."""
-    from fathom.config import build, read_toml
+    from fathom.config import settings
     from fathom.engine import EngineConfig
     from fathom.posttrain.reject import RejectConfig, reject
 
-    table = read_toml(args.config, args.set)
-    if args.family:
-        levels = {name: tasks.FAMILIES[name].levels for name in args.family if name in tasks.FAMILIES}
-        table.setdefault("problems", {})["levels"] = dict.fromkeys(args.family, ()) | levels
-    config = build(RejectConfig, table, args.config or "options")
+    chosen = [f"reject.problems.levels.{name}={list(_levels(name))}" for name in args.family or ()]
+    config = settings(RejectConfig, "reject", [*chosen, *args.set])
     stream = sys.stderr if args.json else sys.stdout
 
     def show(counts: Counts, problems: int) -> None:
@@ -63,6 +59,11 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(table_of(counts))
     return 0
+
+
+def _levels(family: str) -> tuple[int, ...]:
+    """All levels of a family; of an unknown one none, which RejectConfig refuses by name."""
+    return tasks.FAMILIES[family].levels if family in tasks.FAMILIES else ()
 
 
 def table_of(counts: Counts) -> str:

@@ -125,16 +125,26 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"{path} is not valid JSON ({error}); fetch it again from where it came from.") from None
 
 
-def read_toml(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The table in the TOML file `path`, with overrides such as "train.lr=3e-4" (values in TOML, or bare words); of no
-    file, just the overrides."""
+def read_toml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The table in the TOML file `path`, with overrides such as "train.lr=3e-4" (values in TOML, or bare words)."""
     try:
-        table = {} if path is None else tomllib.loads(_read_text(Path(path)))
+        table = tomllib.loads(_read_text(Path(path)))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
     for override in overrides:
         _override(table, override)
     return table
+
+
+def settings(cls: type[T], section: str, overrides: Sequence[str]) -> T:
+    """The frozen dataclass `cls` with overrides such as "sft.lr=3e-4", all of one section."""
+    table: dict[str, Any] = {}
+    for override in overrides:
+        _override(table, override)
+    for name in table:
+        if name != section:
+            raise ConfigError(f"--set {name!r} is no section here; write {section}.key=value.")
+    return build(cls, table.get(section, {}), f"--set {section}")
 
 
 def _override(table: dict[str, Any], override: str) -> None:

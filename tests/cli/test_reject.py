@@ -5,7 +5,8 @@ import json
 from fathom.cli import main
 from fathom.train.samples import read_samples
 
-FEW = ["--family", "arithmetic", "--set", "count=2", "--set", "samples=2", "--set", "max_tokens=4", "--set", "held_out=2"]
+QUICK = ["--set", "reject.max_tokens=4", "--set", "reject.held_out=2"]
+FEW = ["--family", "arithmetic", "--set", "reject.count=2", "--set", "reject.samples=2", *QUICK]
 
 
 def test_json_has_the_counts_and_the_files_are_there(tiny_model, tmp_path, capsys) -> None:
@@ -26,13 +27,11 @@ def test_the_table_names_every_filter(tiny_model, tmp_path, capsys) -> None:
         assert f"- {name}" in printed
 
 
-def test_a_file_of_options_is_read_and_bad_ones_exit_with_2(tiny_model, tmp_path, capsys) -> None:
-    config = tmp_path / "reject.toml"
-    config.write_text('count = 1\nsamples = 1\nmax_tokens = 2\nheld_out = 0\n[problems.levels]\nchain = [1]\n')
+def test_bad_options_exit_with_2(tiny_model, tmp_path, capsys) -> None:
     command = ["reject", "--model", str(tiny_model), "--out", str(tmp_path / "kept.jsonl")]
-    assert main([*command, "--config", str(config), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["sampled"] == 1
-    assert main([*command, "--set", "cout=1"]) == 2
+    assert main([*command, "--set", "reject.cout=1"]) == 2
     assert "count" in capsys.readouterr().err
+    assert main([*command, "--set", "sft.epochs=1"]) == 2
+    assert "reject.key" in capsys.readouterr().err
     assert main([*command, "--family", "poetry"]) == 2
     assert "arithmetic" in capsys.readouterr().err
