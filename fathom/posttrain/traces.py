@@ -124,13 +124,18 @@ def _fitting(config: TraceConfig, kind: str, tokenizer: Tokenizer, rng: Random) 
     """A sample of at most `longest` tokens."""
     for _ in range(MAX_DRAWS):
         if kind == SMALL_TALK:
-            prompt, reply = smalltalk.sample(rng)
-            made = Sample(({"role": "user", "content": prompt},), None, reply, kind=SMALL_TALK)
+            made = _small_talk(config, rng)
         else:
             made = sample(kind, config.problems.draw("train", rng), config, tokenizer, rng)
         if tokens_of(made, tokenizer) <= config.longest:
             return made
     raise InputError(f"{kind}: no sample of at most {config.longest} tokens in {MAX_DRAWS} draws; raise `longest`.")
+
+
+def _small_talk(config: TraceConfig, rng: Random) -> Sample:
+    """Half of it thinks first: who talks to a model that thinks also says hello to it."""
+    prompt, thought, reply = smalltalk.sample(rng, "zh" if rng.random() < config.problems.chinese else "en")
+    return Sample(({"role": "user", "content": prompt},), thought if rng.random() < 0.5 else None, reply, kind=SMALL_TALK)
 
 
 def shares_of(samples: Sequence[Sample]) -> dict[str, float]:
