@@ -25,6 +25,7 @@ COMMANDS = {
     "chat": "talk to a model in the terminal",
     "generate": "continue one prompt",
     "train": "train a model from a recipe",
+    "grpo": "reinforcement learning on problems with a checker",
     "eval": "measure a model on tasks with known answers",
     "bench": "measure speed, and what bounds it",
     "replay": "execute a step log again, to the bit",
