@@ -27,6 +27,8 @@ COMMANDS = {
     "train": "train a model from a recipe",
     "sft": "fine-tune a model on samples",
     "distill": "teach a model the distribution of another",
+    "reject": "sample a model, keep its right, short, consistent replies",
+    "grpo": "reinforcement learning on problems with a checker",
     "eval": "measure a model on tasks with known answers",
     "bench": "measure speed, and what bounds it",
     "replay": "execute a step log again, to the bit",

@@ -131,8 +131,13 @@ def read_toml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
         table = tomllib.loads(_read_text(Path(path)))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
-    for override in overrides:
-        _override(table, override)
+    return override(table, overrides)
+
+
+def override(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`table`, changed by overrides such as "train.lr=3e-4"."""
+    for each in overrides:
+        _override(table, each)
     return table
 
 

@@ -27,6 +27,7 @@ class Stage:
     from_step: int = 0
     direct_share: float = 0.15  # documents that answer without thinking
     history_share: float = 0.12  # documents with earlier turns
+    chinese_share: float = 0.25  # questions in Chinese; the others are in English
     mixture: dict[str, float] = field(default_factory=lambda: dict(DEFAULT_MIXTURE))
     max_level: dict[str, int] = field(default_factory=dict)  # family -> hardest level read; every level if not named
 
@@ -93,7 +94,7 @@ class TaskData:
             messages += [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
         question, trace, reply = draw_text(rng, stage)
         messages.append({"role": "user", "content": question})
-        thinking = bool(trace) and rng.random() >= stage.direct_share
+        thinking = rng.random() >= stage.direct_share
         prompt = encode_chat(self.tokenizer, messages, thinking=thinking)
         end, end_think = self.tokenizer.eos_id, self.tokenizer.end_think_id
         assert end is not None and end_think is not None, "train_tokenizer makes both"
@@ -104,15 +105,15 @@ class TaskData:
 
 
 def draw_text(rng: Random, stage: Stage) -> tuple[str, str, str]:
-    """A question, the reasoning that answers it ("" for small talk), and the reply."""
+    """A question, the reasoning that answers it, and the reply."""
+    language = "zh" if rng.random() < stage.chinese_share else "en"
     names = list(stage.mixture)
     rest = max(0.0, 1.0 - sum(stage.mixture.values()))
     name = rng.choices([*names, ""], [*stage.mixture.values(), rest])[0]
     if not name:
-        prompt, reply = smalltalk.sample(rng)
-        return prompt, "", reply
+        return smalltalk.sample(rng, language)
     levels = [level for level in tasks.FAMILIES[name].levels if level <= stage.max_level.get(name, level)]
-    problem = tasks.draw(name, rng.choice(levels), "train", rng)
+    problem = tasks.draw(name, rng.choice(levels), "train", rng, language)
     return problem.prompt, problem.trace, problem.reply
 
 

@@ -52,7 +52,8 @@ def read_samples(path: Path) -> Iterator[Sample]:
     """Raises: InputError: the file cannot be read, or a line is not a sample; the message names the line."""
     try:
         # Not splitlines(): JSON texts may hold U+2028 and its like, at which that cuts.
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        text = path.read_text(encoding="utf-8")
+        lines = text.removesuffix("\n").split("\n") if text else []
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise InputError(f"{path} cannot be read: {reason}; give a file of samples, one JSON object a line.") from error
