@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 NAME = "speedrun"
 HELP = (
-    "Data, tokenizer, base model, longer context, SFT, GRPO, rejection sampling, distillation, evaluation, report: all in "
+    "Data, tokenizer, base, longer context, SFT, GRPO, rejection sampling, distillation, evaluation, report: all in "
     "one run. Run again with the same --out to go on where it stopped."
 )
 TIERS = ("cpu", "gpu")

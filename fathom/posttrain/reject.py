@@ -1,4 +1,4 @@
-"""Rejection sampling: an expert replies many times to each training problem; the right, short, consistent ones are kept.
+"""Rejection sampling: an expert replies often to each training problem; the right, short, consistent replies are kept.
 
 DeepSeek-V3, section 5.1: the expert, sampled at a high temperature, joins the long thought it has when told to reflect
 with its own style, and what is kept of it trains the standard model. So some replies of each group are asked with the
