@@ -11,9 +11,14 @@ from random import Random
 
 from fathom.errors import InputError
 from fathom.tasks.arithmetic import Arithmetic
+from fathom.tasks.bases import Bases
+from fathom.tasks.brackets import Brackets
 from fathom.tasks.chain import Chain
 from fathom.tasks.countdown import Countdown
 from fathom.tasks.counting import Counting
+from fathom.tasks.gcd import Gcd
+from fathom.tasks.parity import Parity
+from fathom.tasks.pathstar import PathStar
 from fathom.tasks.sorting import Sorting
 from fathom.tasks.task import LANGUAGES, Problem, Task, require_language, require_level
 
@@ -36,6 +41,11 @@ TASKS: tuple[Task, ...] = (
     Sorting(),
     Counting(),
     Countdown(),
+    Gcd(),
+    Bases(),
+    Brackets(),
+    Parity(),
+    PathStar(),
 )
 FAMILIES: dict[str, Task] = {task.name: task for task in TASKS}
 SPLITS = ("train", "validation", "test")

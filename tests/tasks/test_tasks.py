@@ -20,6 +20,7 @@ LEVELS = [(name, level) for name, task in FAMILIES.items() for level in task.lev
 
 def test_the_families_in_order():
     assert list(FAMILIES)[:5] == ["arithmetic", "chain", "sorting", "counting", "countdown"]
+    assert {"gcd", "bases", "brackets", "parity", "pathstar"} <= set(FAMILIES)
     assert all(task.name == name for name, task in FAMILIES.items())
 
 
