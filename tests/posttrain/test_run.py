@@ -11,6 +11,7 @@ from fathom.errors import ConfigError
 from fathom.posttrain.grpo import GRPOConfig
 from fathom.posttrain.prompts import ProblemConfig
 from fathom.posttrain.reject import RejectConfig
+from fathom.posttrain.rewards import RewardConfig
 from fathom.posttrain.rollout import RolloutConfig
 from fathom.posttrain.run import MEASURED, MeasureConfig, Speedrun, measurements, pipeline, read, summary
 from fathom.posttrain.traces import TraceConfig
@@ -40,7 +41,7 @@ TINY = Speedrun(
     sft=replace(SFT, epochs=1, rows=8, micro_rows=8), distil=replace(SFT, epochs=1, rows=8, micro_rows=8),
     grpo=GRPOConfig(
         steps=1, threads=1, problems=ProblemConfig(levels=LEVELS),
-        rollout=RolloutConfig(groups=1, samples=2, max_tokens=8),
+        rollout=RolloutConfig(groups=1, samples=2, max_tokens=8), rewards=RewardConfig(overlong_tokens=4),
     ),
     reject=RejectConfig(count=2, samples=2, problems=MIXTURE, max_tokens=8, held_out=2),
     measure=MeasureConfig(n=1, student_n=1, efforts=("own",), budgets=(4,), samples=2, max_tokens=64),
