@@ -201,10 +201,9 @@ def _value(a: int, operator: str, b: int) -> int:
 
 def _prompt(rng: Random, a: int, operator: str, b: int, language: str) -> str:
     if language == "en":
-        templates, word = TEMPLATES + OWN_TEMPLATES[operator], WORDS[operator]
+        template, word = rng.choice(TEMPLATES + OWN_TEMPLATES[operator]), WORDS[operator]
     else:
-        templates, word = TEMPLATES_ZH + OWN_TEMPLATES_ZH[operator], WORDS_ZH[operator]
-    template = rng.choice(templates)
+        template, word = rng.choice(TEMPLATES_ZH + OWN_TEMPLATES_ZH[operator]), WORDS_ZH[operator]
     symbol = rng.choice(SYMBOLS[operator])
     if symbol == "x" or rng.random() < 0.8:
         symbol = f" {symbol} "
@@ -237,7 +236,8 @@ def _work(a: int, operator: str, b: int, slip: Slip = NO_SLIP) -> list[str]:
 
 
 def _add(a: int, b: int, slip: Slip = NO_SLIP) -> list[str]:
-    lines, done, carry = [], "", 0
+    lines: list[str] = []
+    done, carry = "", 0
     while True:
         carry, error = slip.at(len(lines), carry)
         total = max(0, a % 10 + b % 10 + carry + error)
@@ -252,7 +252,8 @@ def _add(a: int, b: int, slip: Slip = NO_SLIP) -> list[str]:
 
 def _subtract(a: int, b: int, slip: Slip = NO_SLIP) -> list[str]:
     """A column that would go below zero borrows: it is written with a ten in front, and the next one pays 1."""
-    lines, done, borrowed = [], "", 0
+    lines: list[str] = []
+    done, borrowed = "", 0
     while True:
         borrowed, error = slip.at(len(lines), borrowed)
         top, owed = a % 10, b % 10 + borrowed

@@ -100,7 +100,8 @@ class Countdown:
         if expression is None:
             return NO
         value, used, steps = worked(expression)
-        lines, left = [], list(numbers)
+        lines: list[str] = []
+        left = list(numbers)
         for number in used:
             if number not in left:
                 return "\n".join([*lines, f"{number}: -", NO])

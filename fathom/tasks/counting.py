@@ -1,11 +1,12 @@
 """Counting: how often a letter occurs in a word, or a digit in a list.
 
-    1:s 0            every element with its place in the word and the count so far
-    2:t 0
-    3:r 1
+    1s 0             every element with its place in the word and the count so far; of digits `1:7 0`
+    2t 0
+    3r 1
     ...
 
-No two lines begin alike, so the place to read next is never in doubt, however often an element recurs. The test counts
+No two lines begin alike, so the place to read next is never in doubt, however often an element recurs. An element is a
+token by itself, whatever the vocabulary: a letter next to digits joins nothing, next to a colon it may. The test counts
 again from the end.
 """
 
@@ -110,7 +111,7 @@ class Counting:
         count, lines = 0, []
         for place in range(len(elements), 0, -1):
             count += elements[place - 1] == wanted
-            lines.append(f"{place}:{elements[place - 1]} {count}")
+            lines.append(_line(place, elements[place - 1], count))
         return "\n".join([*lines, *verdict(count, claimed)])
 
     def slip(self, rng: Random, problem: Problem) -> tuple[str, str] | None:
@@ -170,5 +171,9 @@ def _work(elements: str, wanted: str, slip_at: int = -1) -> tuple[list[str], int
     count, lines = 0, []
     for at, element in enumerate(elements):
         count += (element == wanted) != (at == slip_at)
-        lines.append(f"{at + 1}:{element} {count}")
+        lines.append(_line(at + 1, element, count))
     return lines, count
+
+
+def _line(place: int, element: str, count: int) -> str:
+    return f"{place}{':' if element.isdigit() else ''}{element} {count}"

@@ -115,7 +115,7 @@ class Sorting:
             if sign == ("<" if descending else ">"):
                 return "\n".join([*lines, NO])
         left: list[int | None] = list(claimed)
-        places = []
+        places: list[str] = []
         for number in numbers:
             if number not in left:
                 return "\n".join([*lines, " ".join([*places, f"{number}:-"]), NO])
