@@ -141,6 +141,17 @@ def override(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     return table
 
 
+def settings(cls: type[T], section: str, overrides: Sequence[str]) -> T:
+    """The frozen dataclass `cls` with overrides such as "sft.lr=3e-4", all of one section."""
+    table: dict[str, Any] = {}
+    for override in overrides:
+        _override(table, override)
+    for name in table:
+        if name != section:
+            raise ConfigError(f"--set {name!r} is no section here; write {section}.key=value.")
+    return build(cls, table.get(section, {}), f"--set {section}")
+
+
 def _override(table: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     path = key.strip().split(".")
