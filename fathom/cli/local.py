@@ -30,7 +30,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-thinking", action="store_true", help="answer at once")
     parser.add_argument("--effort", choices=tuple(EFFORTS), help="how long to think; none is --no-thinking")
     parser.add_argument("--budget", type=int, metavar="N", help="the longest thought in tokens; before --effort's")
-    parser.add_argument("--samples", type=int, default=1, metavar="N", help="answers, of which most decide (default: 1)")
+    parser.add_argument(
+        "--samples", type=int, default=1, metavar="N", help="answers, of which most decide (default: 1)"
+    )
     add_engine_options(parser)
 
 
@@ -56,7 +58,6 @@ class Local:
         ends = eos_token_ids(model.config, self.tokenizer.eos_id)
         self._engine = Engine(model, config=config, eos_token_ids=ends)
         self._moments: list[float] = []
-        self._seed = secrets.randbits(63) if args.seed is None else args.seed
 
     def prompt(self, args: argparse.Namespace) -> list[int]:
         """Token ids of what the options ask."""
@@ -95,8 +96,8 @@ class Local:
         effort = None if self.args.effort == "none" else self.args.effort  # /think has switched it on again
         return steer(self.tokenizer, self._engine.context_tokens, effort, self.args.budget or None)
 
-    def choice(self, prompt: Sequence[int], index: int = 0) -> Choice:
-        """A reply to be, not yet begun. Args: index: of several, each with its own noise."""
+    def choice(self, prompt: Sequence[int], index: int = 0, seed: int | None = None) -> Choice:
+        """A reply to be, not yet begun. Args: index: of several with one seed, each with its own noise."""
         from fathom.batching.request import Request, SamplingParams, sibling_seed
         from fathom.serve.stream import Choice
         from fathom.think.steering import TEMPERATURE, share
@@ -114,10 +115,13 @@ class Local:
             temperature=temperature,
             top_p=defaults.top_p,
             top_k=defaults.top_k,
-            seed=sibling_seed(self._seed, index),
+            seed=sibling_seed(self._seed() if seed is None else seed, index),
             thinking=limit,
         )
         return Choice(index, Request(f"local-{index}", tuple(prompt), params), self.tokenizer)
+
+    def _seed(self) -> int:
+        return secrets.randbits(63) if self.args.seed is None else self.args.seed
 
     def vote(self, prompt: Sequence[int]) -> tuple[Choice, list[Choice], dict[str, int]]:
         """--samples replies at once: the one whose answer most gave, all of them, and the votes.
@@ -129,7 +133,8 @@ class Local:
         count = self.args.samples
         if count > 1 and self.args.temperature == 0:
             raise ConfigError("--temperature is 0: all samples would be the same; give one above 0.")
-        choices, vote = [self.choice(prompt, index) for index in range(count)], Vote(count)
+        seed, vote = self._seed(), Vote(count)
+        choices = [self.choice(prompt, index, seed) for index in range(count)]
         for delta in self.run(*choices):
             if delta.finish_reason is None:
                 continue
@@ -158,11 +163,15 @@ class Local:
             for choice in choices:
                 self._engine.abort(choice.request.id)
 
-    def result(self, choice: Choice, started_s: float) -> dict[str, Any]:
-        """The reply as one JSON object."""
-        prompt, output = len(choice.request.prompt_token_ids), len(choice.token_ids)
+    def result(
+        self, choice: Choice, started_s: float, samples: Sequence[Choice] = (), votes: dict[str, int] | None = None
+    ) -> dict[str, Any]:
+        """The reply as one JSON object; `usage` counts all samples, where there are several."""
+        every = samples or [choice]
+        prompt, output = len(choice.request.prompt_token_ids), sum(len(one.token_ids) for one in every)
         first_s, last_s = self._moments[0], self._moments[-1]
-        return {
+        voted = {} if votes is None else {"samples": len(every), "votes": votes}
+        return voted | {
             "token_ids": choice.token_ids,
             "text": choice.content,
             "reasoning": choice.reasoning,
@@ -171,10 +180,10 @@ class Local:
                 "prompt_tokens": prompt,
                 "completion_tokens": output,
                 "total_tokens": prompt + output,
-                "reasoning_tokens": choice.reasoning_tokens,
-                "cached_tokens": choice.cached_tokens,
-                "accepted_prediction_tokens": choice.accepted_drafts,
-                "rejected_prediction_tokens": choice.rejected_drafts,
+                "reasoning_tokens": sum(one.reasoning_tokens for one in every),
+                "cached_tokens": every[0].cached_tokens,
+                "accepted_prediction_tokens": sum(one.accepted_drafts for one in every),
+                "rejected_prediction_tokens": sum(one.rejected_drafts for one in every),
             },
             "timings": {
                 "first_token_s": round(first_s - started_s, 6),

@@ -142,8 +142,8 @@ class Deliberation:
             self._winner = again.index
             if repeated or len(self.choices) == self.n:
                 return
-            told = {"role": "assistant", "content": again.content}
-            messages += [ChatMessage.model_validate(told), ChatMessage(role="user", content=REVISE)]
+            told = {"assistant": again.content, "user": REVISE}
+            messages += [ChatMessage.model_validate({"role": role, "content": text}) for role, text in told.items()]
             try:
                 self._open(*await self._prepare(messages))
             except (ApiError, RequestError) as error:

@@ -225,26 +225,35 @@ async def _thought_events(
     """A streamed chat reply of several samples: where they stand in `think`, time and again, then the winner."""
     options, every_s, at_s = body.stream_options, front.limits.progress_s, 0.0
     role = replies.chunk_choice(0, {"role": "assistant", "content": ""})
-    yield event(frame.chunk([role], **_extras(body, front, told)))
+    yield event(frame.chunk([role], **_where(body, front, told)))
     async for delta in told.deltas():
         ended = delta is not None and delta.finish_reason is not None
         if ended or told.clock.until(None) - at_s >= every_s:
             at_s = told.clock.until(None)
-            where = {**told.describe(), **replies.account(told, front.served.config, front.prices)}
-            yield event(frame.chunk([], think=where, **_extras(body, front, told)))
+            stands = {**told.describe(), **replies.account(told, front.served.config, front.prices)}
+            yield event(frame.chunk([], think=stands, **_where(body, front, told)))
         elif delta is None:
             yield KEEP_ALIVE
     (winner,) = told.shown
     whole = replies.as_delta(winner, logprobs=bool(body.logprobs))
     *parts, end = replies.chat_deltas(whole, front.served.tokenizer, logprobs=bool(body.logprobs))
     for part in parts:
-        yield event(frame.chunk([part], **_extras(body, front, told)))
+        phase = "answering" if "content" in part["delta"] else "thinking"
+        yield event(frame.chunk([part], **_where(body, front, told, phase)))
     totals = {"usage": _usage(body, front, told), "timings": replies.timings(told)}
     with_usage = options is not None and bool(options.include_usage)
     yield event(frame.chunk([end], **_extras(body, front, told) | ({} if with_usage else totals)))
     if with_usage:
         yield event(frame.chunk([], **_extras(body, front, told) | totals))
     yield DONE
+
+
+def _where(body: ChatRequest, front: Front, told: Deliberation, phase: str | None = None) -> dict[str, Any]:
+    """What a chunk carries beside its choices. The reply is not done before its winner is there to be read."""
+    extras = _extras(body, front, told)
+    if "fathom" in extras and (phase is not None or extras["fathom"]["phase"] == "done"):
+        extras["fathom"]["phase"] = phase or "answering"
+    return extras
 
 
 async def _text_events(body: CompletionRequest, front: Front, exchange: Exchange, frame: Frame) -> AsyncIterator[bytes]:

@@ -81,10 +81,11 @@ class ServedModel:
 
         Raises: RequestError: fields that contradict each other.
         """
-        budgets = {each.budget_tokens for each in (body.thinking, body.think) if each is not None} - {None}
+        said = [each.budget_tokens for each in (body.thinking, body.think) if each is not None]
+        budgets = {budget for budget in said if budget is not None}
         if len(budgets) > 1:
             raise RequestError(
-                f"thinking.budget_tokens and think.budget_tokens differ ({min(budgets)} and {max(budgets)});"  # type: ignore[type-var]
+                f"thinking.budget_tokens and think.budget_tokens differ ({min(budgets)} and {max(budgets)});"
                 " send one of them.",
                 param="think.budget_tokens",
                 code="invalid_value",

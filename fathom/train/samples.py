@@ -62,7 +62,6 @@ def read_samples(path: Path) -> Iterator[Sample]:
                 raise ValueError("messages and reply are needed")
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(
-                f"{path}, line {number}: {error}; a line is one JSON object with messages, thought (or null) and "
-                "reply."
+                f"{path}, line {number}: {error}; a line is one JSON object with messages, thought (or null) and reply."
             ) from error
         yield sample
