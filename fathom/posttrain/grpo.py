@@ -113,7 +113,7 @@ class GRPO:
         self.collector = Collector(
             self.actor, self.tokenizer, config.problems, worth, config.objective, config.seed
         )
-        self._stop = False
+        self._stop = self._warned = False
 
     def run(self, report: Callable[[Step], None] = lambda step: None) -> Path | None:
         """Train to the end and export; returns the model's directory, or None if interrupted (a state is saved)."""
@@ -206,7 +206,9 @@ class GRPO:
             self.reference.take(self.model.state_dict())
 
     def _warn(self, truncated: float) -> None:
-        if truncated > TOO_MANY_CUT:
+        """Once in a run; the ledger has it of every step."""
+        if truncated > TOO_MANY_CUT and not self._warned:
+            self._warned = True
             log.warning(
                 "step %d: %.0f %% of the answers were cut off at %d tokens and earn little; raise rollout.max_tokens, "
                 "or give the reward `overlong` a weight", self.step, 100 * truncated, self.config.rollout.max_tokens,
@@ -233,8 +235,9 @@ class GRPO:
     def _export(self, directory: Path) -> None:
         """A Hugging Face checkpoint of the type that the model came in, with its tokenizer."""
         config = self.model.config
-        dtype = torch.float32 if config.torch_dtype == "float32" else torch.bfloat16
-        stored = replace(config, torch_dtype=str(dtype).removeprefix("torch."), quantization_config=None)
+        kept = config.torch_dtype == "float32"
+        dtype = torch.float32 if kept else torch.bfloat16
+        stored = replace(config, torch_dtype="float32" if kept else "bfloat16", quantization_config=None)
         save_weights(
             directory, export_tensors(self.model, dtype), stored.to_dict(), extra_files=self.tokenizer.files()
         )

@@ -98,7 +98,7 @@ def test_the_reference_follows_every_so_many_steps(model_dir: Path, tmp_path: Pa
 
 
 def test_it_learns(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bandit: say letters. Ten steps must bring it from a third to nearly always."""
+    """A bandit: say letters. Some steps bring it from two in five to nearly always."""
 
     def letters(group, _):
         texts = [answer.thought + answer.reply for answer in group]
@@ -108,11 +108,11 @@ def test_it_learns(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     config = replace(
         TINY, steps=12, rollout=RolloutConfig(groups=4, samples=8, max_tokens=4, at_once=32),
         rewards=RewardConfig(weights={"letters": 1.0}, overlong_tokens=4), objective=replace(TINY.objective, kl=0.0),
-        optim=replace(TINY.optim, micro_tokens=4096),
+        optim=replace(TINY.optim, lr=2e-2, micro_tokens=4096),
     )  # fmt: skip
     job = GRPO(model_dir, tmp_path, config)
     found = [job.one_step().reward for _ in range(config.steps)]
-    assert found[0] < 0.5 and found[-1] > 0.9
+    assert found[0] < 0.5 and found[-1] > 0.9, found
 
 
 def test_cut_off_answers_are_warned_about(
