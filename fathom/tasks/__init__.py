@@ -14,12 +14,18 @@ from fathom.tasks.arithmetic import Arithmetic
 from fathom.tasks.chain import Chain
 from fathom.tasks.countdown import Countdown
 from fathom.tasks.counting import Counting
+from fathom.tasks.grid import Grid
+from fathom.tasks.queens import Queens
 from fathom.tasks.sorting import Sorting
+from fathom.tasks.sudoku import Sudoku
 from fathom.tasks.task import Problem, Task, require_level
 
 __all__ = ["FAMILIES", "SPLITS", "Problem", "Task", "draw", "require_level", "split_of", "suggested"]
 
-FAMILIES: dict[str, Task] = {task.name: task for task in (Arithmetic(), Chain(), Sorting(), Counting(), Countdown())}
+FAMILIES: dict[str, Task] = {
+    task.name: task
+    for task in (Arithmetic(), Chain(), Sorting(), Counting(), Countdown(), Grid(), Sudoku(), Queens())
+}
 SPLITS = ("train", "validation", "test")
 
 # A split holds at least 5 % of the problems: 5,000 misses in a row mean that this level has none of it.
