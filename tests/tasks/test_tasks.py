@@ -20,7 +20,7 @@ LEVELS = [(name, level) for name, task in FAMILIES.items() for level in task.lev
 
 def test_the_families_in_order():
     assert list(FAMILIES)[:5] == ["arithmetic", "chain", "sorting", "counting", "countdown"]
-    assert {"gcd", "bases", "brackets", "parity", "pathstar"} <= set(FAMILIES)
+    assert list(FAMILIES)[5:] == ["gcd", "bases", "brackets", "parity", "pathstar", "grid", "sudoku", "queens"]
     assert all(task.name == name for name, task in FAMILIES.items())
 
 
@@ -49,7 +49,7 @@ def test_chinese_has_several_wordings(family):
     rng = Random(7)
     problems = [FAMILIES[family].sample(rng, 1, "zh") for _ in range(200)]
     assert sum(re.search("[\u4e00-\u9fff]", problem.prompt) is not None for problem in problems) > 100
-    assert len({re.sub("[ -~]+", "", problem.prompt) for problem in problems}) >= 4
+    assert len({re.sub("[ -~]+", "", problem.prompt) for problem in problems}) >= 3
 
 
 @pytest.mark.parametrize(("family", "level"), LEVELS)
