@@ -29,6 +29,7 @@ COMMANDS = {
     "distill": "teach a model the distribution of another",
     "reject": "sample a model, keep its right, short, consistent replies",
     "grpo": "reinforcement learning on problems with a checker",
+    "speedrun": "all of it: from nothing to a reasoner and a report",
     "eval": "measure a model on tasks with known answers",
     "bench": "measure speed, and what bounds it",
     "replay": "execute a step log again, to the bit",

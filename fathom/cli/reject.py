@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 NAME = "reject"
 HELP = (
-    "Rejection sampling: ask a model training problems many times, keep the right, short, consistent replies as samples "
-    "for `fathom sft`, and count what was dropped, and why."
+    "Rejection sampling: ask a model training problems many times, keep the right, short, consistent replies as "
+    "samples for `fathom sft`, and count what was dropped, and why."
 )
 
 

@@ -288,7 +288,7 @@ def initial_config(init: Path, changes: dict[str, Any]) -> ModelConfig:
     """
     config = ModelConfig.from_dict(ModelConfig.read(init).to_dict() | changes, f"recipe: model, over {init}")
     if config.packed:
-        raise ConfigError(f"{init} is packed at {config.packed.bits} bits; train the checkpoint that it was made from.")
+        raise ConfigError(f"{init} is packed at {config.packed.bits} bits; use the checkpoint that it was made from.")
     held = mtp_layers(init)
     if held < config.num_nextn_predict_layers:
         log.warning("%s holds %d of %d MTP modules; the rest is left out", init, held, config.num_nextn_predict_layers)
