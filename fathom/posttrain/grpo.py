@@ -71,7 +71,7 @@ class GRPOConfig:
 
 @dataclass(frozen=True)
 class Step:
-    """What the log line says of a step. gap: between engine and trainer; torch_gap: between kernels and torch [nats]."""
+    """What the log line says of a step. gap: of engine and trainer; torch_gap: of kernels and torch [nats]."""
 
     step: int
     steps: int
@@ -105,14 +105,10 @@ class GRPO:
         self.step = 0
         reference = self._resume()
         tensors = self.model.state_dict()
-        self.actor = Actor(
-            self._twin(tensors), config.rollout, eos_token_ids(self.model.config, self.tokenizer.eos_id)
-        )
+        self.actor = Actor(self._twin(tensors), config.rollout, eos_token_ids(self.model.config, self.tokenizer.eos_id))
         self.reference = self._twin(reference or tensors) if config.objective.kl else None
         worth = replace(config.rewards, max_tokens=config.rollout.max_tokens)
-        self.collector = Collector(
-            self.actor, self.tokenizer, config.problems, worth, config.objective, config.seed
-        )
+        self.collector = Collector(self.actor, self.tokenizer, config.problems, worth, config.objective, config.seed)
         self._stop = self._warned = False
 
     def run(self, report: Callable[[Step], None] = lambda step: None) -> Path | None:
@@ -238,9 +234,7 @@ class GRPO:
         kept = config.torch_dtype == "float32"
         dtype = torch.float32 if kept else torch.bfloat16
         stored = replace(config, torch_dtype="float32" if kept else "bfloat16", quantization_config=None)
-        save_weights(
-            directory, export_tensors(self.model, dtype), stored.to_dict(), extra_files=self.tokenizer.files()
-        )
+        save_weights(directory, export_tensors(self.model, dtype), stored.to_dict(), extra_files=self.tokenizer.files())
 
     def _save(self) -> None:
         tensors = {f"model.{name}": tensor for name, tensor in self._own().items()}

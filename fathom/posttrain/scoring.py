@@ -1,7 +1,7 @@
 """What a model gives the tokens that were sampled: exactly, by the kernels; and with a derivative, by torch.
 
-A token's value in the loss is the kernels', its derivative torch's (objective.valued). The kernels give a token the same
-bits decoded or read, so at the first mini-batch every ratio is exactly 1.
+A token's value in the loss is the kernels', its derivative torch's (objective.valued). The kernels give a token the
+same bits decoded or read, so at the first mini-batch every ratio is exactly 1.
 """
 
 from __future__ import annotations

@@ -25,9 +25,10 @@ from fathom.posttrain.scoring import Scored, batches, computed, lay, mtp_loss, r
 class OptimiserConfig:
     """AdamW without decay.
 
-    Fields: lr: R1's is 3e-6; a model of some million weights wants 1e-5 to 1e-4. mtp_lr: of the MTP module, which learns
-            to predict what is sampled now; 0 leaves it. warmup_steps: rising to lr. clip_norm: of the policy's gradient,
-            and of the module's. mini_batches: steps of the optimiser for each rollout. micro_tokens: of one forward.
+    Fields: lr: R1's is 3e-6; a model of some million weights wants 1e-5 to 1e-4. mtp_lr: of the MTP module, which
+            learns to predict what is sampled now; 0 leaves it. warmup_steps: rising to lr. clip_norm: of the policy's
+            gradient, and of the module's. mini_batches: steps of the optimiser for each rollout. micro_tokens: of one
+            forward.
     """
 
     lr: float = 3e-6
@@ -148,8 +149,8 @@ class Learner:
             torch.nn.utils.clip_grad_norm_(self.ahead, self.config.clip_norm)
         if not math.isfinite(norm):
             raise TrainingError(
-                f"step {step}: the gradient's norm is {norm}; it must be finite. Lower optim.lr and run again: the last "
-                "saved state is from before."
+                f"step {step}: the gradient's norm is {norm}; it must be finite. Lower optim.lr and run again: the "
+                "last saved state is from before."
             )
         measured.grad_norms.append(norm)
         rates = self.config.at(self.config.lr, step), self.config.at(self.config.mtp_lr, step)
@@ -200,7 +201,7 @@ def _references(members: Sequence[Lesson], device: torch.device) -> Tensor:
 
 
 def engine_gap(trials: Sequence[Trial], scored: Sequence[Scored]) -> float:
-    """Largest difference between what the engine reported of a sampled token and what reading the whole gives [nats]."""
+    """Largest difference between what the engine reported of a token and what reading the whole text gives [nats]."""
     gaps = [
         float((torch.tensor(trial.logprobs, dtype=torch.float64) - one.plain.cpu()).abs().max())
         for trial, one in zip(trials, scored, strict=True)
@@ -212,5 +213,3 @@ def mini_batches(found: list[list[Lesson]], count: int) -> list[list[Lesson]]:
     """Whole groups dealt out in turn; no more mini-batches than groups."""
     parts = [[lesson for group in found[i::count] for lesson in group] for i in range(count)]
     return [part for part in parts if part]
-
-

@@ -1,4 +1,4 @@
-"""The inner epoch: ratios of exactly 1 at first, gradients by another way, what has no gradient and what is left out."""
+"""The inner epoch: ratios of exactly 1 at first, gradients by another way, what has none, what is left out."""
 
 from __future__ import annotations
 
