@@ -37,10 +37,10 @@ from fathom.posttrain.prompts import ProblemConfig
 from fathom.posttrain.rewards import RewardConfig
 from fathom.posttrain.rollout import Actor, RolloutConfig
 from fathom.posttrain.scoring import Twin
-from fathom.posttrain.update import Learner, Measured, OptimiserConfig, engine_gap, lessons, mini_batches
+from fathom.posttrain.update import Learner, Measured, OptimiserConfig, engine_gap, lessons, mini_batches, teaching
 from fathom.tokenizer import Tokenizer
 from fathom.train.ledger import Ledger
-from fathom.train.trainer import export_tensors
+from fathom.train.trainer import DTYPES, export_tensors
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class GRPO:
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.tokenizer = Tokenizer.load(self.source)
-        self.model = load_transformer(self.source, config.device)
+        self.model = load_transformer(self.source, config.device, DTYPES[config.optim.compute_dtype])
         self.learner = Learner(self.model, config.optim)
         self.step = 0
         reference = self._resume()
@@ -184,8 +184,11 @@ class GRPO:
             if number:
                 self.actor.take(self.model.state_dict())
                 clock.lap("repack_s")
+                kept = teaching(batch, config.objective)
                 with _threads(1):
-                    now = self.actor.twin.score(batch, config.rollout.temperature)
+                    scored = self.actor.twin.score([batch[i] for i in kept], config.rollout.temperature)
+                for i, found in zip(kept, scored, strict=True):
+                    now[i] = found
                 clock.lap("score_s")
             with _threads(self.threads):
                 self.learner.mini_batch(
@@ -306,13 +309,13 @@ def check(
     )  # fmt: skip
 
 
-def load_transformer(directory: Path, device: str = "cpu") -> Transformer:
-    """A checkpoint of any kind as a Transformer in float32, with the MTP modules that it holds."""
+def load_transformer(directory: Path, device: str = "cpu", compute_dtype: torch.dtype = torch.float32) -> Transformer:
+    """A checkpoint of any kind as a Transformer with float32 weights, with the MTP modules that it holds."""
     config = ModelConfig.read(directory)
     modules = min(config.num_nextn_predict_layers, mtp_layers(directory)) if config.num_nextn_predict_layers else 0
     config = replace(config, num_nextn_predict_layers=modules)
     weights = load_packed(directory, config, mtp=modules > 0)
-    model = Transformer(config, mtp=modules > 0, device=device)
+    model = Transformer(config, mtp=modules > 0, device=device, compute_dtype=compute_dtype)
     model.load_state_dict(unpacked(weights, config))
     return model
 

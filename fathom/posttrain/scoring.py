@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fathom import ops
@@ -182,5 +181,5 @@ def mtp_loss(model: Transformer, hidden: Tensor, laid: Laid) -> tuple[Tensor, in
     ahead = module.predict(hidden.detach(), following, model.rotary(batch.positions), batch, None)
     last = torch.tensor(laid.lengths, device=laid.tokens.device).cumsum(0) - 1
     rows, targets = predictions(laid.tokens, laid.answered, last, ahead=2)
-    logits = F.linear(ahead[rows], model.lm_head.weight.detach())
+    logits = ops.linear(ahead[rows], model.lm_head.weight.detach())
     return ops.cross_entropy(logits, targets).sum(), len(rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ class OptimiserConfig:
     Fields: lr: R1's is 3e-6; a model of some million weights wants 1e-5 to 1e-4. mtp_lr: of the MTP module, which
             learns to predict what is sampled now; 0 leaves it. warmup_steps: rising to lr. clip_norm: of the policy's
             gradient, and of the module's. mini_batches: steps of the optimiser for each rollout. micro_tokens: of one
-            forward.
+            forward. compute_dtype: of the activations that the derivative comes from; values are the kernels' anyway.
     """
 
     lr: float = 3e-6
@@ -40,6 +41,7 @@ class OptimiserConfig:
     clip_norm: float = 1.0
     mini_batches: int = 2
     micro_tokens: int = 4096
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         for name, least in {"lr": 0, "mtp_lr": 0, "warmup_steps": 0, "mini_batches": 1, "micro_tokens": 1}.items():
@@ -84,6 +86,11 @@ def lessons(
             at += 1
         found.append(some)
     return found
+
+
+def teaching(batch: Sequence[Lesson], objective: ObjectiveConfig) -> list[int]:
+    """Places of those that have a gradient: without KL, an answer no better than its group has none."""
+    return [i for i, lesson in enumerate(batch) if lesson.counted and (lesson.advantage or objective.kl)]
 
 
 @dataclass
@@ -134,8 +141,7 @@ class Learner:
         if not any(counted):
             return
         weights = token_weights([len(lesson.token_ids) for lesson in batch], counted, objective)
-        # Without KL an answer no better than its group has no gradient; it counts in the averages above all the same.
-        kept = [i for i, one in enumerate(batch) if one.counted and (one.advantage or objective.kl)]
+        kept = teaching(batch, objective)  # the others count in the averages above all the same
         self.optimiser.zero_grad(set_to_none=True)
         predicted = sum(len(batch[i].token_ids) for i in kept)
         for places in batches([batch[i] for i in kept], self.config.micro_tokens):
