@@ -26,6 +26,7 @@ COMMANDS = {
     "generate": "continue one prompt",
     "train": "train a model from a recipe",
     "eval": "measure a model on tasks with known answers",
+    "report": "render a run's ledgers and evaluations as one page",
     "bench": "measure speed, and what bounds it",
     "replay": "execute a step log again, to the bit",
     "info": "count a model: parameters, bytes, FLOPs",
