@@ -16,11 +16,11 @@ from fathom.config.environment import (
 )
 from fathom.config.find import PRESETS, find_model, load_config, preset
 from fathom.config.model import FP8_BLOCK, PACKED_METHOD, ModelConfig, Packed, RopeScaling, yarn_mscale
-from fathom.config.recipe import build, nearest, read_json, read_toml
+from fathom.config.recipe import build, nearest, read_json, read_toml, settings
 from fathom.config.shapes import SHAPES
 
 __all__ = [
     "FP8_BLOCK", "OPS_CHOICES", "PACKED_METHOD", "PRESETS", "SHAPES", "Host", "ModelConfig", "Packed", "RopeScaling",
     "build", "cache_dir", "child_environment", "find_model", "launched_host", "load_config", "nearest", "ops_choice",
-    "preset", "read_json", "read_toml", "settle_ray", "use_interface", "yarn_mscale",
+    "preset", "read_json", "read_toml", "settings", "settle_ray", "use_interface", "yarn_mscale",
 ]  # fmt: skip

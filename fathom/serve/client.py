@@ -80,13 +80,14 @@ class EngineClient:
         self, hello: messages.Hello, *, policy: RestartPolicy | None = None, via: Transport | None = None,
         name: str = "engine", watcher: Watcher | None = None,
     ) -> None:  # fmt: skip
-        self.hello, self.name = hello, name
-        self.policy = policy or RestartPolicy()
+        self.hello, self.name, self.policy = hello, name, policy or RestartPolicy()
         self.via: Transport = via or Spawned()
         self.state: State = "starting"
         self.facts: messages.Ready | None = None
         self.stats = messages.Stats()
         self.restarts = 0
+        self._killed = False  # the latest worker, by a signal
+        self._tried: Pending | None = None
         self.misses = 0  # workers in a row that did not get as far as a first token
         self.failure: FathomError | None = None
         self.settled = asyncio.Event()  # ready for the first time, or failed for good
@@ -161,11 +162,9 @@ class EngineClient:
 
     def abort(self, request_id: str) -> None:
         """Stop a request, if it still runs; none of its events arrive from now on."""
-        tried = self.ledger.trial
         if name := self.ledger.remove(request_id):
             self._send(messages.Abort(name))
-        if self.ledger.trial is not tried:
-            self._give_orders()
+        self._go_on()
 
     def fail_all(self, error: FathomError) -> None:
         """End every running request with `error`."""
@@ -211,9 +210,8 @@ class EngineClient:
         while True:
             error = await self._run_in_time()
             self.misses = 0 if self._phase == "live" else self.misses + 1
-            crash = Crash(time.monotonic())
-            self._crashes.append(crash)
-            self.ledger.crashed(crash)
+            self._crashes.append(Crash(time.monotonic()))
+            self.ledger.crashed(self._crashes[-1])
             if not self._may_restart(error):
                 self.failure = error
                 log.error("%s: %s", self.name, error)
@@ -240,7 +238,7 @@ class EngineClient:
         """Crashes that a poison request explains do not count: the worker is not at fault."""
         while self._crashes and self._crashes[-1].at_s - self._crashes[0].at_s > self.policy.window_s:
             self._crashes.popleft()
-        if isinstance(error, InputError) or (self.facts is None and not self.via.awaited):
+        if isinstance(error, InputError) or (self.facts is None and not self.via.awaited and not self._killed):
             return False  # it never worked: starting it again would fail the same way
         if self._back_by is not None and asyncio.get_running_loop().time() >= self._back_by:
             return False
@@ -270,10 +268,10 @@ class EngineClient:
             patience_s = 0.0 if failed else patience_s  # silent, or no sense in what it says: nothing to wait for
         finally:
             ended = await link.end(patience_s)
+            self._killed = failed is None and link.process is not None and (link.process.returncode or 0) < 0
             self._link = None
-            for heard in self._looks.values():
-                if not heard.done():
-                    heard.set_exception(WorkerError("the worker ended before it could answer"))
+            for heard in [heard for heard in self._looks.values() if not heard.done()]:
+                heard.set_exception(WorkerError("the worker ended before it could answer"))
         if failed is None and link.process is None and self._phase == "loading":
             ended += " before its model was loaded; see its log, and whether both sides have the same secret"
         return failed or WorkerError(ended)
@@ -343,7 +341,6 @@ class EngineClient:
         return None
 
     def _take(self, outputs: Sequence[Output], step_s: float) -> None:
-        tried = self.ledger.trial
         for output in outputs:
             if self._phase == "probing" and output.request_id == PROBE.id:
                 if output.finish_reason is not None:
@@ -357,8 +354,7 @@ class EngineClient:
                 self.ledger.take(output, step_s)
         if (read := self.ledger.read()) and self._watcher is not None:
             self._watcher.read(read)
-        if self.ledger.trial is not tried:
-            self._give_orders()
+        self._go_on()
 
     def _refused(self, message: messages.Refused) -> FathomError | None:
         text = message.message
@@ -367,10 +363,8 @@ class EngineClient:
         if message.fault == "engine":
             self.ledger.failed_step(message.request_id, Crash(time.monotonic()), EngineError(text))
             return None
-        tried = self.ledger.trial
         self.ledger.refuse(message.request_id, RequestError(text, param=message.param, code=message.code))
-        if self.ledger.trial is not tried:
-            self._give_orders()
+        self._go_on()
         return None
 
     def _loaded(self, facts: messages.Ready) -> FathomError | None:
@@ -387,10 +381,19 @@ class EngineClient:
         self._send(messages.Add((PROBE,)))
         return None
 
+    def _go_on(self) -> None:
+        """When a suspect has been tried: the next one's turn, which may wait at a replica that is down."""
+        if self.ledger.trial is self._tried:
+            return
+        self._give_orders()
+        if self._watcher is not None and self.state == "ready" and not self.ledger.quarantined:
+            self._watcher.changed(self)
+
     def _give_orders(self) -> None:
         if self.state == "ready":
             for message in self.ledger.orders():
                 self._send(message)
+        self._tried = self.ledger.trial
 
     def _send(self, message: messages.Message) -> None:
         if self._link is not None:

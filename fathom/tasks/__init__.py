@@ -11,15 +11,49 @@ from random import Random
 
 from fathom.errors import InputError
 from fathom.tasks.arithmetic import Arithmetic
+from fathom.tasks.bases import Bases
+from fathom.tasks.brackets import Brackets
 from fathom.tasks.chain import Chain
 from fathom.tasks.countdown import Countdown
 from fathom.tasks.counting import Counting
+from fathom.tasks.gcd import Gcd
+from fathom.tasks.grid import Grid
+from fathom.tasks.parity import Parity
+from fathom.tasks.pathstar import PathStar
+from fathom.tasks.queens import Queens
 from fathom.tasks.sorting import Sorting
-from fathom.tasks.task import Problem, Task, require_level
+from fathom.tasks.sudoku import Sudoku
+from fathom.tasks.task import LANGUAGES, Problem, Task, require_language, require_level
 
-__all__ = ["FAMILIES", "SPLITS", "Problem", "Task", "draw", "require_level", "split_of", "suggested"]
+__all__ = [
+    "FAMILIES",
+    "LANGUAGES",
+    "SPLITS",
+    "Problem",
+    "Task",
+    "draw",
+    "require_language",
+    "require_level",
+    "split_of",
+    "suggested",
+]
 
-FAMILIES: dict[str, Task] = {task.name: task for task in (Arithmetic(), Chain(), Sorting(), Counting(), Countdown())}
+TASKS: tuple[Task, ...] = (
+    Arithmetic(),
+    Chain(),
+    Sorting(),
+    Counting(),
+    Countdown(),
+    Gcd(),
+    Bases(),
+    Brackets(),
+    Parity(),
+    PathStar(),
+    Grid(),
+    Sudoku(),
+    Queens(),
+)
+FAMILIES: dict[str, Task] = {task.name: task for task in TASKS}
 SPLITS = ("train", "validation", "test")
 
 # A split holds at least 5 % of the problems: 5,000 misses in a row mean that this level has none of it.
@@ -34,18 +68,19 @@ def split_of(key: str) -> str:
     return "validation" if percent < 95 else "test"
 
 
-def draw(family: str, level: int, split: str, rng: Random) -> Problem:
-    """One problem of this family and level that belongs to this split.
+def draw(family: str, level: int, split: str, rng: Random, language: str = "en") -> Problem:
+    """One problem of this family and level that belongs to this split; in every language the same one.
 
-    Raises: InputError: no such family, level or split, or none found in MAX_DRAWS draws.
+    Raises: InputError: no such family, level, split or language, or none found in MAX_DRAWS draws.
     """
     if family not in FAMILIES:
         raise InputError(f"family is {family!r}; it must be one of {', '.join(FAMILIES)}.")
     if split not in SPLITS:
         raise InputError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.")
+    require_language(language)
     task = FAMILIES[family]
     for _ in range(MAX_DRAWS):
-        problem = task.sample(rng, level)
+        problem = task.sample(rng, level, language)
         if split_of(problem.key) == split:
             return problem
     raise InputError(

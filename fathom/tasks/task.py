@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol
@@ -9,6 +10,7 @@ from typing import Protocol
 from fathom.errors import InputError
 
 LANGUAGES = ("en", "zh")
+OK, NO = "ok", "no"  # the last line of a test
 
 # No right answer of any family comes near this; longer text is refused before it is read.
 MAX_ANSWER_CHARACTERS = 80
@@ -55,7 +57,7 @@ class Task(Protocol):
         ...
 
     def slip(self, rng: Random, problem: Problem) -> tuple[str, str] | None:
-        """A trace with one honest mistake, carried to its end, and the wrong answer it leads to; None: none possible."""
+        """A trace with one honest mistake, carried to its end, and the wrong answer that follows; None: impossible."""
         ...
 
 
@@ -71,9 +73,37 @@ def require_language(language: str) -> None:
         raise InputError(f"language is {language!r}; it must be one of {', '.join(LANGUAGES)}.")
 
 
-def final_line(text: str) -> str | None:
-    """The answer without outer spaces and closing full stop; None if it is too long or not plain ASCII (but for ×)."""
+def wording(rng: Random) -> Random:
+    """A generator for the words of a problem, so that the problems that follow do not depend on how this one is put."""
+    return Random(rng.getrandbits(32))
+
+
+def final_line(text: str, allowed: str = "") -> str | None:
+    """The answer without outer spaces and closing full stop (. or 。); None if it is too long or not plain ASCII.
+
+    Args: allowed: the other characters that a family's own forms need; × is read as * everywhere.
+    """
     if len(text) > MAX_ANSWER_CHARACTERS:
         return None
-    line = text.strip(" \n").removesuffix(".").replace("×", "*")
-    return line if line.isascii() else None
+    line = text.strip(" \n").replace("×", "*")
+    line = line[:-1] if line.endswith((".", "。")) else line
+    return line if all(character.isascii() or character in allowed for character in line) else None
+
+
+def stated(text: str, replies: Mapping[str, str]) -> str | None:
+    """The answer of a text that is bare or has the form of a reply in some language; None if final_line refuses it.
+
+    Args: replies: language -> the form, with {} for the answer, such as "The gcd is {}.".
+    """
+    openings = [reply.partition("{}")[0] for reply in replies.values()]
+    line = final_line(text, allowed="".join(openings))
+    if line is None:
+        return None
+    answer = line.removeprefix(next((opening for opening in openings if line.startswith(opening)), ""))
+    return answer if answer.isascii() else None
+
+
+def verdict(found: int, expected: int) -> list[str]:
+    """The end of a test: what was found beside what the problem says, and whether they are equal."""
+    sign = "=" if found == expected else "<" if found < expected else ">"
+    return [f"{found}{sign}{expected}", OK if found == expected else NO]

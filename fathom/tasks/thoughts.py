@@ -1,5 +1,5 @@
-"""What a model writes between <think> and </think>, made of the pieces that a task gives: concise, reflective, or as long
-as it was told.
+"""What a model writes between <think> and </think>, made of the pieces that a task gives: concise, reflective, or as
+long as it was told.
 
     384+2957 4+7=11 1        the trace
     ...

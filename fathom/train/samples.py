@@ -49,20 +49,33 @@ def write_samples(path: Path, samples: Iterable[Sample]) -> int:
 
 
 def read_samples(path: Path) -> Iterator[Sample]:
-    """Raises: InputError: a line is not a sample; the message names the line."""
-    known = set(Sample.__dataclass_fields__)
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    """Raises: InputError: the file cannot be read, or a line is not a sample; the message names the line."""
+    try:
+        # Not splitlines(): JSON texts may hold U+2028 and its like, at which that cuts.
+        text = path.read_text(encoding="utf-8")
+        lines = text.removesuffix("\n").split("\n") if text else []
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise InputError(f"{path} cannot be read: {reason}; give a file of samples, one JSON object a line.") from error
+    for number, line in enumerate(lines, 1):
         try:
-            found = json.loads(line)
-            unknown = set(found) - known
-            if unknown:
-                raise ValueError(f"unknown field {sorted(unknown)[0]!r}")
-            sample = Sample(**found | {"messages": tuple(found["messages"])})
-            if not sample.messages or not isinstance(sample.reply, str):
-                raise ValueError("messages and reply are needed")
+            yield _sample(json.loads(line))
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(
-                f"{path}, line {number}: {error}; a line is one JSON object with messages, thought (or null) and "
-                "reply."
+                f"{path}, line {number}: {error}; a line is one JSON object with messages, thought (or null) and reply."
             ) from error
-        yield sample
+
+
+def _sample(found: Any) -> Sample:
+    if not isinstance(found, dict) or not {"messages", "reply"} <= found.keys():
+        raise ValueError("messages and reply are needed")
+    unknown = set(found) - set(Sample.__dataclass_fields__)
+    if unknown:
+        raise ValueError(f"unknown field {sorted(unknown)[0]!r}")
+    fields: dict[str, Any] = {"thought": None} | found | {"messages": tuple(found["messages"])}
+    sample = Sample(**fields)
+    if not sample.messages or not all(isinstance(message, dict) for message in sample.messages):
+        raise ValueError("messages is empty, or one of them is no object")
+    if not isinstance(sample.reply, str) or not isinstance(sample.thought, str | None):
+        raise ValueError("reply must be a text, thought a text or null")
+    return sample

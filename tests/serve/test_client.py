@@ -133,6 +133,21 @@ def test_a_worker_that_dies_too_often_is_given_up_and_says_so(scripted_model: Pa
     asyncio.run(main())
 
 
+def test_a_worker_killed_before_it_ever_worked_is_started_again(scripted_model: Path) -> None:
+    async def main() -> None:
+        client = EngineClient(Hello(str(scripted_model)), policy=QUICK, via=Spawned(SCRIPTED))
+        client.start()
+        async with asyncio.timeout(10):
+            while client.pid is None:
+                await asyncio.sleep(0.001)
+        assert client.state == "starting"
+        os.kill(client.pid, signal.SIGKILL)
+        await ready(client)
+        await client.stop()
+
+    asyncio.run(main())
+
+
 def test_a_stopped_worker_is_noticed_and_replaced(scripted_model: Path) -> None:
     """SIGSTOP: the process is there, its socket is open, and nothing comes."""
     tokenizer = Tokenizer.load(scripted_model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -30,13 +30,18 @@ PATIENT = RestartPolicy(restarts=50, first_pause_s=0.01)
 
 @asynccontextmanager
 async def fleet(
-    model: Path, count: int, policy: RestartPolicy = PATIENT, fingerprint: Callable[[int], str] = lambda _: "scripted"
-) -> AsyncIterator[Fleet]:
+    model: Path, count: int, policy: RestartPolicy = PATIENT,
+    fingerprint: Callable[[int], str] = lambda _: "scripted", policies: Sequence[RestartPolicy] = (),
+    gone: Path | None = None,
+) -> AsyncIterator[Fleet]:  # fmt: skip
     def hire(pool: Pool, number: int, watcher: Watcher) -> EngineClient:
         mark = f"import os; os.environ['FINGERPRINT'] = {fingerprint(number)!r}; "
+        if gone and number:  # workers of the others do not start while this file is there
+            mark += f"os.path.exists({str(gone)!r}) and os._exit(1); "
         command = (*SCRIPTED[:2], mark + SCRIPTED[2])
         hello = Hello(str(model), beat_s=0.05, silent_beats=20)
-        return EngineClient(hello, policy=policy, via=Spawned(command), name=f"main-{number}", watcher=watcher)
+        own = policies[number] if policies else policy
+        return EngineClient(hello, policy=own, via=Spawned(command), name=f"main-{number}", watcher=watcher)
 
     ours = Fleet([Pool(replicas=count)], hire)
     ours.start()
@@ -117,6 +122,29 @@ def test_all_replicas_lost_at_once_is_a_pause_too(scripted_model: Path) -> None:
                 ours.add([slow(scripted_model, name)], inbox)
             assert await replies(inbox, set("abcd"), disturb) == undisturbed
             assert ours.restarts == 2 and ours.state == "ready"
+
+    asyncio.run(main())
+
+
+def test_suspects_of_a_replica_that_stays_away_are_all_tried_by_the_other(scripted_model: Path, tmp_path: Path) -> None:
+    away, gone = RestartPolicy(restarts=50, first_pause_s=8.0, longest_pause_s=8.0), tmp_path / "gone"
+
+    async def main() -> None:
+        async with fleet(scripted_model, 2, policies=(PATIENT, away), gone=gone) as ours:
+            inbox = Inbox()
+            for name in "abcdefgh":
+                ours.add([slow(scripted_model, name, 60)], inbox)
+            first, second = (replica.client for replica in ours.replicas)
+            to_kill = [second.pid, first.pid]
+
+            def disturb(arrivals: int) -> None:
+                if arrivals == 10 or (len(to_kill) == 1 and second.in_flight == 8):
+                    gone.touch()
+                    os.kill(to_kill.pop(), signal.SIGKILL)  # who came from the first sees a second death then
+
+            await replies(inbox, set("abcdefgh"), disturb)
+            assert [replica.client.state for replica in ours.replicas] == ["ready", "restarting"]
+            assert ours.poisoned == 0 and ours.resumed >= 8
 
     asyncio.run(main())
 

@@ -31,7 +31,5 @@ def test_what_is_ready_is_free_and_what_will_be_is_hopeful(state, draining, free
 def test_counts_are_added_up() -> None:
     one = Stats(running=1, drafted_by_depth=(3, 2), leases={"live": 1})
     two = Stats(running=2, steps=5, drafted_by_depth=(1,), leases={"live": 2, "sent": 3})
-    assert summed([one, two]) == Stats(
-        running=3, steps=5, drafted_by_depth=(4, 2), leases={"live": 3, "sent": 3}
-    )
+    assert summed([one, two]) == Stats(running=3, steps=5, drafted_by_depth=(4, 2), leases={"live": 3, "sent": 3})
     assert msgspec.structs.asdict(summed([])) == msgspec.structs.asdict(Stats())
