@@ -31,6 +31,7 @@ COMMANDS = {
     "grpo": "reinforcement learning on problems with a checker",
     "speedrun": "all of it: from nothing to a reasoner and a report",
     "eval": "measure a model on tasks with known answers",
+    "report": "render a run's ledgers and evaluations as one page",
     "bench": "measure speed, and what bounds it",
     "replay": "execute a step log again, to the bit",
     "info": "count a model: parameters, bytes, FLOPs",

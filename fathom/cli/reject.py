@@ -68,7 +68,7 @@ def _levels(family: str) -> tuple[int, ...]:
 
 def table_of(counts: Counts) -> str:
     """The counts, a line each."""
-    rows = [("sampled", counts.sampled, counts.tokens)]
+    rows: list[tuple[str, int, int | None]] = [("sampled", counts.sampled, counts.tokens)]
     rows += [(f"- {name}", count, None) for name, count in counts.dropped.items()]
     rows += [("kept", counts.kept, counts.kept_tokens)]
     lines = []

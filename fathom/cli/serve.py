@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache-dir", metavar="DIR", help="a folder that keeps pages for the next start too")
     parser.add_argument("--spill-gb", type=float, metavar="N", help="the most either may hold, in GB (default: 8)")
     parser.add_argument("--max-queued", type=int, default=256, help="sequences that may wait (default: %(default)s)")
+    parser.add_argument("--price-per-hour", type=float, metavar="X", help="of this machine, to say what replies cost")
     parser.add_argument("--faults", type=Path, metavar="FILE", help="make these faults, to see what is done about them")
     add_engine_options(parser)
     add_host_options(parser)
@@ -103,6 +104,7 @@ def configured(args: argparse.Namespace) -> ServeConfig:
     from fathom.serve.launch import ENGINE, ServeConfig
     from fathom.serve.router import RouterConfig
     from fathom.serve.secret import read_secret
+    from fathom.think.account import Prices
 
     settings: dict[str, Any] = {}
     pools, router = _pools(args), RouterConfig()
@@ -147,6 +149,7 @@ def configured(args: argparse.Namespace) -> ServeConfig:
         secret=read_secret(args.worker_secret) if far else b"",
         ray=args.ray or "",
         drain_s=args.drain,
+        prices=Prices(per_hour=args.price_per_hour),
         limits=Limits(max_queued=args.max_queued),
     )
 

@@ -194,11 +194,12 @@ class _Works:
         jobs = list(measurements(self.recipe))
         for number, (name, model, configs) in enumerate(jobs, 1):
             file = folder / f"{number} {name}{SUFFIX}"
+
+            def show(score: Score, name: str = name) -> None:
+                tell(_score(name, score), None)
+
             if not file.exists():
-                tell(f"{name}: {number} of {len(jobs)}", None)
-                measure(
-                    self.out / model / MODEL, configs, file, lambda score, name=name: tell(_score(name, score), None)
-                )
+                measure(self.out / model / MODEL, configs, file, show)
         return True
 
 

@@ -1,8 +1,7 @@
 """Supervised fine-tuning: a checkpoint learns the thoughts and replies of samples (DeepSeek-V3, section 5.1).
 
 Samples are packed into rows whole and do not see each other; loss is taken on thought and reply, not on what was asked.
-V3 takes two epochs and a cosine from 5e-6 to 1e-6. That suits 671B parameters; a model of a few million learns nothing
-at such rates, so the defaults here are those of fathom-nano.
+V3 takes two epochs and a cosine from 5e-6 to 1e-6. Small models want more: the defaults here are for fathom-nano.
 """
 
 from __future__ import annotations

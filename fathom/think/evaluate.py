@@ -1,4 +1,4 @@
-"""Accuracy on problems with a checker, with an interval, and what it cost in tokens: per family, level, language, mode."""
+"""Accuracy on problems with a checker, with an interval, and its cost in tokens: by family, level, language, mode."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ class Trainer:
         found = (self.data.batch(step, recipe.train.micro_rows, i * recipe.train.micro_rows) for i in range(count))
         parts = [part for part in found if part.rows]
         rows = sum(part.rows for part in parts)
-        counted = sum(int(part.counted.sum()) for part in parts)
+        counted = max(1, sum(int(part.counted.sum()) for part in parts))  # long prompts may fill every row
         totals = dict.fromkeys(("main", "mtp", "balance", "mtp_correct"), 0.0)
         loads: dict[int, Tensor] = {}
         self.optimiser.zero_grad(set_to_none=True)

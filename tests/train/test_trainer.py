@@ -162,6 +162,13 @@ def test_rows_come_from_any_source_and_a_step_may_have_fewer(tmp_path) -> None:
         Trainer(recipe, tmp_path, source=Alternating(300, seed=2))
 
 
+def test_a_step_without_an_answer_costs_nothing(tmp_path, monkeypatch) -> None:
+    run = Trainer(replace(RECIPE, train=replace(RECIPE.train, steps=2)), tmp_path)
+    monkeypatch.setattr(run.data, "batch", lambda step, rows, first_row: pack([[(range(1, 9), [])]] * rows))
+    assert run._one_step()["loss"] == 0
+    assert all(torch.isfinite(parameter).all() for parameter in run.model.parameters())
+
+
 def test_ours_loads_in_transformers_and_gives_our_logits(finished) -> None:
     transformers = pytest.importorskip("transformers")
     theirs = transformers.DeepseekV3ForCausalLM.from_pretrained(finished / "model", dtype=torch.float32).eval()
