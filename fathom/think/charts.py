@@ -10,10 +10,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-WIDTH, HEIGHT = 560, 340
-LEFT, RIGHT, TOP, BOTTOM = 60, 16, 66, 46  # around the plot: its numbers; nothing; title and legend; labels
+WIDTH, HEIGHT = 560, 380
+LEFT, RIGHT, TOP, BOTTOM = 60, 16, 84, 58  # around the plot: its numbers; nothing; title and legend; labels
 SCALE = 2  # pixels of the PNG for one unit of a chart
-COLOURS = ("#1f5fbf", "#c8501e", "#2e8540", "#8a3ffc", "#a2191f", "#007d79", "#8d6b00", "#d02670", "#52575c", "#00a0e0")
+COLOURS = ("#1f5fbf", "#c8501e", "#2e8540", "#8a3ffc", "#a2191f", "#007d79", "#8d6b00", "#d02670", "#52575c", "#00a0e0",
+           "#b28600", "#6f9d2f", "#9f1853", "#3d70b2")  # fmt: skip
 ANCHORS = {"start": "ls", "middle": "ms", "end": "rs"}  # Pillow's names, on the base line
 INK, FAINT = "#22262a", "#dfe3e8"
 
@@ -63,13 +64,16 @@ def marks(chart: Chart) -> list[Mark]:
         made.append(Mark([(LEFT - 6, y(at) + 4)], size=11, text=text, anchor="end"))
     numbers = [(tick, f"{tick:g}") for tick in _ticks(xs) if min(xs) <= tick <= max(xs)]
     for at, text in list(enumerate(chart.categories)) or numbers:
-        made.append(Mark([(x(at), HEIGHT - BOTTOM + 16)], size=11, text=text, anchor="middle"))
+        line = 14 * (at % 2) if len(chart.categories) > 5 else 0  # neighbours on two lines
+        made.append(Mark([(x(at), HEIGHT - BOTTOM + 16 + line)], size=11, text=text, anchor="middle"))
     if chart.diagonal:
         made.append(Mark([(x(at), y(at)) for at in (min(xs), max(xs))], FAINT))
-    across = float(LEFT)
+    across, down = LEFT, 38
     for index, (name, series) in enumerate(chart.series.items()):
         colour = COLOURS[index % len(COLOURS)]
-        made += [Mark([(across, 38)], colour, 4), Mark([(across + 8, 42)], size=11, text=name)]
+        if across > LEFT and across + 8 + 6 * len(name) > WIDTH:
+            across, down = LEFT, down + 14
+        made += [Mark([(across, down)], colour, 4), Mark([(across + 8, down + 4)], size=11, text=name)]
         across += 22 + 6 * len(name)
         aside = (index - (len(chart.series) - 1) / 2) * 7 if chart.categories else 0.0  # beside, not over each other
         path = [(x(point[0]) + aside, y(point[1])) for point in series]

@@ -138,7 +138,7 @@ def _joined(part: list[Score]) -> Score:
 
 def asked_and_used(scores: Iterable[Score], *, enforced: bool) -> Obedience | None:
     """Asked against used length, over the modes that enforce what they ask for, or over those that only ask."""
-    chosen = [score for score in scores if score.asked and score.effort.startswith("asked ") is not enforced]
+    chosen = [score for score in scores if score.effort.startswith("budget " if enforced else "asked ")]
     pairs = [(score.asked or 0, used) for score in chosen for used in score.used]
     return obedience([asked for asked, _ in pairs], [used for _, used in pairs]) if pairs else None
 

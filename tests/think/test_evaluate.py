@@ -65,6 +65,11 @@ def test_every_mode_and_language_is_asked_the_same_problems() -> None:
     assert scores[0].problems == scores[2].problems != scores[1].problems
     assert scores[0].problems == problem_hash(draw(config, "sorting", 1))
     assert draw(replace(config, seed=1), "sorting", 1) != draw(config, "sorting", 1)
+    english, chinese = run(
+        Scripted(right), replace(config, languages=("en", "zh"), levels=(1,), modes=config.modes[:1])
+    )
+    assert (english.language, chinese.language) == ("en", "zh")
+    assert english.problems == chinese.problems == scores[0].problems
 
 
 def test_a_limit_reaches_the_engine_with_the_problem() -> None:
@@ -95,7 +100,7 @@ def test_what_an_answer_votes_for() -> None:
     def vote(text: str, reason: str = "stop") -> str | None:
         return ballot(SimpleNamespace(text=text, finish_reason=reason))
 
-    assert vote(" The result  is 4.\n") == vote("The result is 4") == "The result is 4"
+    assert vote(" The result  is 4.\n") == vote("The result is 4") == "the result is 4"
     assert vote("") is vote(" \n") is None
     assert vote("The result is", "length") is None
 
@@ -107,6 +112,7 @@ def test_what_an_answer_votes_for() -> None:
         ({"samples": 4}, "samples is 4 at temperature 0"),
         ({"families": ("poetry",)}, "family is 'poetry'"),
         ({"levels": (99,)}, "levels 99"),
+        ({"languages": ("en", "fr")}, "language is 'fr'"),
         ({"modes": (Mode.forced(600),), "max_tokens": 620}, "Use max_tokens 633 or above"),
     ],
 )
