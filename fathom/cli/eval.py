@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fathom eval`."""
     add = parser.add_argument
     add("--model", default="nano", help='a checkpoint\'s directory, or "nano" (default)')
-    add("--family", "--families", metavar="NAMES", help=f"some of {','.join(tasks.FAMILIES)}; all by default")
+    add("--family", "--families", metavar="NAMES", help=f"{tasks.CHOICES}; all of the first by default")
     add("--level", "--levels", metavar="LEVELS", help="difficulties, such as 1,2; every level by default")
     add("--language", "--languages", metavar="NAMES", default="en", help="of the questions: en (default), zh, or en,zh")
     add("--n", type=int, default=100, help="problems per family, level and language (default 100)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="nano", help='a checkpoint\'s directory, or "nano" (default)')
     parser.add_argument("--out", required=True, metavar="FILE", help="where the kept samples go, lines of JSON")
     parser.add_argument("--dropped", metavar="FILE", help="where the others go; `kind` names the filter")
-    parser.add_argument("--family", action="append", help=f"of {', '.join(tasks.FAMILIES)}; repeat for several")
+    parser.add_argument("--family", action="append", help=f"{tasks.CHOICES}; repeat for several")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override: reject.samples=16")
     add_engine_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -39,8 +39,10 @@ def run(args: argparse.Namespace) -> int:
     from fathom.engine import EngineConfig
     from fathom.posttrain.reject import RejectConfig, reject
 
-    chosen = [f"reject.problems.levels.{name}={list(_levels(name))}" for name in args.family or ()]
-    config = settings(RejectConfig, "reject", [*chosen, *args.set])
+    config = settings(RejectConfig, "reject", args.set)
+    if args.family:
+        levels = {name: tasks.named(name).levels for name in args.family} | config.problems.levels
+        config = replace(config, problems=replace(config.problems, levels=levels))
     stream = sys.stderr if args.json else sys.stdout
 
     def show(counts: Counts, problems: int) -> None:
@@ -59,11 +61,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(table_of(counts))
     return 0
-
-
-def _levels(family: str) -> tuple[int, ...]:
-    """All levels of a family; of an unknown one none, which RejectConfig refuses by name."""
-    return tasks.FAMILIES[family].levels if family in tasks.FAMILIES else ()
 
 
 def table_of(counts: Counts) -> str:

@@ -40,7 +40,7 @@ class Candidate:
     @cached_property
     def right(self) -> bool:
         """Whether the reply, all of it, is a right answer."""
-        return tasks.FAMILIES[self.problem.family].check(self.problem, self.reply)
+        return tasks.named(self.problem.family).check(self.problem, self.reply)
 
 
 @dataclass(frozen=True)

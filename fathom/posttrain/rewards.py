@@ -87,7 +87,7 @@ def accuracy(answer: Answer) -> float:
     """1 if the reply alone, whole and finished, is right; else 0."""
     if answer.finish_reason != "stop" or answer.closed != int(answer.thinking):
         return 0.0
-    return float(tasks.FAMILIES[answer.problem.family].check(answer.problem, answer.reply))
+    return float(tasks.named(answer.problem.family).check(answer.problem, answer.reply))
 
 
 def well_formed(answer: Answer) -> float:

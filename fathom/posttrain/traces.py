@@ -83,8 +83,9 @@ def build(
 
 
 def sample(kind: str, problem: Problem, config: TraceConfig, tokenizer: Tokenizer, rng: Random) -> Sample:
-    """A problem worked out in one of the KINDS."""
-    task, line, thought = tasks.FAMILIES[problem.family], None, None
+    """A problem worked out in one of the KINDS; one that comes without a trace is answered directly."""
+    kind = kind if problem.trace else "direct"
+    task, line, thought = tasks.named(problem.family), None, None
     if kind == "concise":
         thought = thoughts.concise(problem)
     elif kind == "reflective":
@@ -109,7 +110,7 @@ def texts(config: TraceConfig, count: int) -> Iterator[str]:
     rng = Random(f"{config.seed}/texts")
     for number in range(count):
         problem = config.problems.draw("train", rng)
-        task = tasks.FAMILIES[problem.family]
+        task = tasks.named(problem.family)
         yield from (problem.prompt, thoughts.reflective(task, problem, rng, config.slip_share), problem.reply)
         yield REFLECT if number % 2 else f"{control(None, rng.choice(config.budgets))}"
         yield from smalltalk.sample(rng, problem.language)

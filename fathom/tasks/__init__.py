@@ -10,6 +10,7 @@ import hashlib
 from random import Random
 
 from fathom.errors import InputError
+from fathom.tasks import plugins, reasoning_gym, user
 from fathom.tasks.arithmetic import Arithmetic
 from fathom.tasks.bases import Bases
 from fathom.tasks.brackets import Brackets
@@ -26,12 +27,14 @@ from fathom.tasks.sudoku import Sudoku
 from fathom.tasks.task import LANGUAGES, Problem, Task, require_language, require_level
 
 __all__ = [
+    "CHOICES",
     "FAMILIES",
     "LANGUAGES",
     "SPLITS",
     "Problem",
     "Task",
     "draw",
+    "named",
     "require_language",
     "require_level",
     "split_of",
@@ -54,6 +57,7 @@ TASKS: tuple[Task, ...] = (
     Queens(),
 )
 FAMILIES: dict[str, Task] = {task.name: task for task in TASKS}
+CHOICES = f"{', '.join(FAMILIES)}, a FILE.jsonl, gym/DATASET, or a family of an installed package"  # see named
 SPLITS = ("train", "validation", "test")
 
 # A split holds at least 5 % of the problems: 5,000 misses in a row mean that this level has none of it.
@@ -68,17 +72,32 @@ def split_of(key: str) -> str:
     return "validation" if percent < 95 else "test"
 
 
+def named(family: str) -> Task:
+    """The task of this name: one of FAMILIES, PROBLEMS.jsonl, gym/DATASET, or a family of another package.
+
+    Raises: InputError: there is none, or it cannot be used.
+    """
+    if family in FAMILIES:
+        return FAMILIES[family]
+    if family.endswith(".jsonl"):
+        return user.read(family)
+    if family.startswith(reasoning_gym.PREFIX):
+        return reasoning_gym.load(family)
+    task = plugins.load(family)
+    if task is None:
+        raise InputError(f"family is {family!r}; it must be one of {CHOICES}.")
+    return task
+
+
 def draw(family: str, level: int, split: str, rng: Random, language: str = "en") -> Problem:
     """One problem of this family and level that belongs to this split; in every language the same one.
 
     Raises: InputError: no such family, level, split or language, or none found in MAX_DRAWS draws.
     """
-    if family not in FAMILIES:
-        raise InputError(f"family is {family!r}; it must be one of {', '.join(FAMILIES)}.")
+    task = named(family)
     if split not in SPLITS:
         raise InputError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.")
     require_language(language)
-    task = FAMILIES[family]
     for _ in range(MAX_DRAWS):
         problem = task.sample(rng, level, language)
         if split_of(problem.key) == split:

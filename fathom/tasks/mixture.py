@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from fathom import tasks
-from fathom.errors import ConfigError
+from fathom.errors import ConfigError, InputError
 from fathom.tasks.task import Problem, require_level
 
 
@@ -25,12 +25,14 @@ class Mixture:
 
     def __post_init__(self) -> None:
         for family, levels in self.levels.items():
-            if family not in tasks.FAMILIES:
-                raise ConfigError(f"levels names {family!r}; the families are {', '.join(tasks.FAMILIES)}.")
+            try:
+                task = tasks.named(family)
+            except InputError as error:
+                raise ConfigError(f"levels names {family!r}: {error}") from None
             if not isinstance(levels, list | tuple) or not levels:
                 raise ConfigError(f"levels.{family} is {levels!r}; it must be a list of levels, such as [1, 2].")
             for level in levels:
-                require_level(tasks.FAMILIES[family], level)
+                require_level(task, level)
         for family, share in self.shares.items():
             if family not in self.families:
                 raise ConfigError(f"shares names {family!r}; the families here are {', '.join(self.families)}.")
@@ -48,7 +50,7 @@ class Mixture:
 
     def levels_of(self, family: str) -> tuple[int, ...]:
         """The levels of a family that are drawn."""
-        return tuple(self.levels.get(family, tasks.FAMILIES[family].levels))
+        return tuple(self.levels.get(family, tasks.named(family).levels))
 
     @property
     def languages(self) -> tuple[str, ...]:

@@ -66,8 +66,7 @@ class EvalConfig:
         if self.samples > 1 and not self.temperature > 0:
             raise InputError(f"samples is {self.samples} at temperature 0, which are all alike; use temperature 1.")
         for family in self.families:
-            if family not in tasks.FAMILIES:
-                raise InputError(f"family is {family!r}; it must be one of {', '.join(tasks.FAMILIES)}.")
+            tasks.named(family)
         for language in self.languages:
             tasks.require_language(language)
         for mode in self.modes:
@@ -85,7 +84,7 @@ class EvalConfig:
             (family, level, language, mode)
             for mode in self.modes
             for family in self.families or tasks.FAMILIES
-            for level in tasks.FAMILIES[family].levels
+            for level in tasks.named(family).levels
             if level in (self.levels or (level,))
             for language in self.languages
         ]
@@ -168,7 +167,7 @@ def evaluate(
     answers: list[Completion] = []
     for begin in range(0, len(prompts), AT_ONCE):
         answers += llm.generate(prompts[begin : begin + AT_ONCE], params[begin : begin + AT_ONCE])
-    check = tasks.FAMILIES[family].check
+    check = tasks.named(family).check
     marks = [check(problems[i // samples], answer.text) for i, answer in enumerate(answers)]
     if record is not None:
         for i, (answer, mark) in enumerate(zip(answers, marks, strict=True)):

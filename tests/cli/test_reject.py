@@ -35,5 +35,8 @@ def test_bad_options_exit_with_2(tiny_model, tmp_path, capsys) -> None:
     assert "count" in capsys.readouterr().err
     assert main([*command, "--set", "sft.epochs=1"]) == 2
     assert "reject.key" in capsys.readouterr().err
+    (tmp_path / "own.jsonl").write_text('{"prompt": "a"}')
+    assert main([*command, "--family", str(tmp_path / "own.jsonl")]) == 2
+    assert "line 1: answer is missing" in capsys.readouterr().err
     assert main([*command, "--family", "poetry"]) == 2
     assert "arithmetic" in capsys.readouterr().err

@@ -129,3 +129,10 @@ def test_the_seed_alone_decides(samples, tokenizer, tmp_path) -> None:
 def test_what_makes_no_sense_is_refused(change: dict, word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         TraceConfig(**change)
+
+
+def test_a_problem_without_a_trace_is_answered_directly(tokenizer, tmp_path) -> None:
+    path = tmp_path / "sums.jsonl"
+    path.write_text("\n".join(f'{{"prompt": "{i} + 1", "answer": "{i + 1}"}}' for i in range(30)))
+    made = build(TraceConfig(samples=20, problems=Mixture({str(path): (1,)}), shares={"concise": 1.0}), tokenizer)
+    assert {(sample.kind, sample.thought, sample.family) for sample in made} == {("direct", None, str(path))}

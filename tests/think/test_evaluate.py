@@ -1,5 +1,6 @@
 """Scoring against models that answer by a script: what is counted, what is drawn, what is refused."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -32,6 +33,16 @@ def test_scores_count_right_answers_and_tokens() -> None:
 def test_answers_that_ran_out_of_room_are_counted() -> None:
     llm = Scripted(lambda problem, number: (problem.reply, 90 if number < 2 else 5))
     assert evaluate(llm, "chain", 1, config=EvalConfig(n=6, max_tokens=64)).cut_off == 2
+
+
+def test_a_file_of_problems_is_evaluated_like_a_family(tmp_path) -> None:
+    path = tmp_path / "sums.jsonl"
+    lines = [json.dumps({"prompt": f"{i} + 1", "answer": str(i + 1), "checker": "number"}) for i in range(99)]
+    path.write_text("\n".join(lines))
+    config = EvalConfig(families=(str(path),), n=8)
+    assert config.cells()[0][:3] == (str(path), 1, "en")
+    llm = Scripted(lambda problem, number: (problem.reply if number < 5 else "0", 3))
+    assert evaluate(llm, str(path), 1, config=config).correct == 5
 
 
 def test_several_samples_are_scored_problem_by_problem() -> None:
