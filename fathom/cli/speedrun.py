@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if not job.run(lambda line: print(shown(line), file=stream, flush=True), only):
         print("stopped; the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
-    seconds = {name: job.seconds(name) for name in STAGES}
+    seconds = {stage.name: job.seconds(stage.name) for stage in job.stages}
     if seconds["eval"] is None:
         print("the other stages are left; no report yet", file=stream)
         return 0

@@ -9,6 +9,8 @@
     distil    the student: the base again, fine-tuned on these and the house style
     eval      each model from `extend` on, asked the same fresh problems               think/evaluate.py
 
+A recipe with a `start`, a checkpoint, has no base of its own.
+
 As DeepSeek-V3 came from R1 (arXiv:2412.19437, section 5.1; arXiv:2501.12948, section 2.3). A stage knows nothing of the
 report: what happened is in the ledgers and results that it leaves.
 """
@@ -22,7 +24,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from fathom.config import build, read_toml
+from fathom.config import build, find_model, read_toml
 from fathom.config.recipe import override
 from fathom.engine import LLM, EngineConfig
 from fathom.errors import ConfigError
@@ -43,6 +45,7 @@ from fathom.train.trainer import Progress, Recipe, Trainer
 
 MODEL = "model"  # where a stage leaves its checkpoint
 MEASURED = ("extend", "sft", "grpo", "distil")
+STUDENTS = ("extend", "sft")
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,15 @@ class MeasureConfig:
 @dataclass(frozen=True)
 class Speedrun:
     """All stages. problems: what `traces`, `house`, `grpo` and `reject` draw from unless they say otherwise, and what
-    is asked in the end. planned_s: stage -> seconds, to guess what is left."""
+    is asked in the end. start: a checkpoint, or nano, that takes the place of tokenizer and base. student: the
+    stage whose model becomes the student: extend, as with V3, or sft where the base does not know the problems.
+    planned_s: stage -> seconds, to guess what is left."""
 
-    base: Recipe
-    extend: Recipe
     problems: Mixture
+    base: Recipe = field(default_factory=Recipe)
+    extend: Recipe = field(default_factory=Recipe)
+    start: str = ""
+    student: str = "extend"
     traces: TraceConfig = field(default_factory=TraceConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
@@ -82,6 +89,10 @@ class Speedrun:
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     tokenizer_samples: int = 2000
     planned_s: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.student not in STUDENTS:
+            raise ConfigError(f"student is {self.student!r}; it must be one of {', '.join(STUDENTS)}.")
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> Speedrun:
@@ -111,13 +122,13 @@ def pipeline(recipe: Speedrun, out: Path, device: str = "cpu") -> Pipeline:
 
     vocab_size = recipe.base.data.vocab_size
     stages = [
-        stage("data", (), "traces", "house", "tokenizer_samples", vocab_size=vocab_size),
-        stage("base", ("data",), "base"),
-        stage("extend", ("base",), "extend"),
+        stage("data", (), "traces", "house", "tokenizer_samples", "start", vocab_size=vocab_size),
+        *([] if recipe.start else [stage("base", ("data",), "base")]),
+        stage("extend", ("data" if recipe.start else "base",), "extend"),
         stage("sft", ("data", "extend"), "sft"),
         stage("grpo", ("sft",), "grpo"),
         stage("reject", ("grpo",), "reject"),
-        stage("distil", ("data", "extend", "reject"), "distil"),
+        stage("distil", ("data", recipe.student, "reject"), "distil"),
         stage("eval", MEASURED, "measure", "problems"),
     ]
     if planned:
@@ -135,8 +146,11 @@ class _Works:
 
     def data(self, folder: Path, tell: Tell) -> bool:
         recipe = self.recipe
-        texts = traces.texts(recipe.traces, recipe.tokenizer_samples)
-        tokenizer = Tokenizer.train(texts, recipe.base.data.vocab_size, digits=1)
+        if recipe.start:
+            tokenizer = Tokenizer.load(find_model(recipe.start))
+        else:
+            texts = traces.texts(recipe.traces, recipe.tokenizer_samples)
+            tokenizer = Tokenizer.train(texts, recipe.base.data.vocab_size, digits=1)
         tokenizer.settings["obeys_effort"] = True  # from the cold start on
         tokenizer.save(folder / "tokenizer")
         for name, config in (("traces", recipe.traces), ("house", recipe.house)):
@@ -152,8 +166,10 @@ class _Works:
         return Trainer(self.recipe.base, folder, self.device).run(training(tell)) is not None
 
     def extend(self, folder: Path, tell: Tell) -> bool:
+        Tokenizer.load(self.out / "data/tokenizer").save(folder / "tokenizer")
+        init = self.recipe.start or str(self.out / "base" / MODEL)
         recipe = self.recipe.extend
-        recipe = replace(recipe, train=replace(recipe.train, init=str(self.out / "base" / MODEL)))
+        recipe = replace(recipe, train=replace(recipe.train, init=init))
         return Trainer(recipe, folder, self.device).run(training(tell)) is not None
 
     def sft(self, folder: Path, tell: Tell) -> bool:
@@ -187,7 +203,7 @@ class _Works:
     def distil(self, folder: Path, tell: Tell) -> bool:
         samples = [*read_samples(self.out / "reject/kept.jsonl"), *read_samples(self.out / "data/house.jsonl")]
         Random(self.recipe.distil.seed).shuffle(samples)
-        init = self.out / "extend" / MODEL
+        init = self.out / self.recipe.student / MODEL
         return train_on(samples, init, folder, self.recipe.distil, training(tell), self.device) is not None
 
     def eval(self, folder: Path, tell: Tell) -> bool:

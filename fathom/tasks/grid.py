@@ -1,12 +1,12 @@
 """The shortest path in a square grid with walls, by breadth-first search from the goal. Cell 23 is row 2, column 3.
 
-    33: 23 32        cells next to the goal that are free and new, in ascending order
-    23: 13           then the same of each cell found, in the order found, until the start is among them
-    32: 31
-    13: 12
-    31: 21
-    12: 11
-    11 12 13 23 33   from the start, each cell goes back to the one that found it
+33: 23 32        cells next to the goal that are free and new, in ascending order
+23: 13           then the same of each cell found, in the order found, until the start is among them
+32: 31
+13: 12
+31: 21
+12: 11
+11 12 13 23 33   from the start, each cell goes back to the one that found it
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from itertools import chain
 from random import Random
 
-from fathom.tasks.task import MAX_ANSWER_CHARACTERS, Problem, require_level
-from fathom.tasks.wording import bare, choose
+from fathom.tasks.task import Problem, require_language, require_level, stated, wording
 
 SIZE = {1: 3, 2: 4, 3: 5, 4: 6}
 WALLS = {1: (1, 3), 2: (2, 5), 3: (5, 9), 4: (9, 14)}  # level -> fewest and most
 FEWEST_MOVES = {1: 2, 2: 3, 3: 4, 4: 6}
 LONGEST_TRACE = {1: 150, 2: 150, 3: 350, 4: 350}  # characters
+LONGEST_ANSWER = 60  # characters: 20 moves; the reply around it must be shorter than MAX_ANSWER_CHARACTERS
 
 TEMPLATES = {
     "en": (
@@ -37,6 +37,7 @@ TEMPLATES = {
         "{n}x{n} 网格，墙在 {walls}，求从 {start} 到 {goal} 的最短路径。",
         "{n}x{n} 迷宫，墙 {walls}，从 {start} 到 {goal} 最短怎么走？",
         "在 {n}x{n} 棋盘上从 {start} 走到 {goal}，不能进 {walls}，步数最少。",
+        "{n}x{n} 格子，{walls} 是墙，怎样最快从 {start} 到 {goal}？",
     ),
 }
 REPLIES = {"en": "The path is {}.", "zh": "路径是 {}。"}
@@ -57,6 +58,7 @@ class Grid:
 
     def sample(self, rng: Random, level: int, language: str = "en") -> Problem:
         require_level(self, level)
+        require_language(language)
         n = SIZE[level]
         while True:
             cells = [(row, column) for row in range(1, n + 1) for column in range(1, n + 1)]
@@ -67,17 +69,16 @@ class Grid:
             path = _walk(found_by, start)
             answer = _names(path)
             trace = "\n".join([*lines, answer])
-            reply = REPLIES[language].format(answer)
-            short = len(trace) <= LONGEST_TRACE[level] and len(reply) <= MAX_ANSWER_CHARACTERS - 5
+            short = len(trace) <= LONGEST_TRACE[level] and len(answer) <= LONGEST_ANSWER
             if short and len(path) > FEWEST_MOVES[level]:
                 break
         words = {"walls": _names(walls), "start": _names([start]), "goal": _names([goal])}
         key = f"{self.name} {n}x{n} walls {words['walls']} from {words['start']} to {words['goal']}"
-        prompt = choose(rng, TEMPLATES[language]).format(n=n, **words)
-        return Problem(self.name, level, key, prompt, trace, reply, answer, language)
+        prompt = wording(rng).choice(TEMPLATES[language]).format(n=n, **words)
+        return Problem(self.name, level, key, prompt, trace, REPLIES[language].format(answer), answer, language)
 
     def check(self, problem: Problem, text: str) -> bool:
-        path = _path(problem, text)
+        path = _path(text)
         n, walls, start, goal = _read(problem.key)
         return (
             path[:1] == [start]
@@ -88,9 +89,9 @@ class Grid:
         )
 
     def verify(self, problem: Problem, answer: str) -> str:
-        """Names each move, then counts: as few as without walls, or as many as layers around the start reach the goal."""
+        """Names each move, then counts them: as few as without walls, or as many as layers from start to goal."""
         n, walls, start, goal = _read(problem.key)
-        path = _path(problem, answer)
+        path = _path(answer)
         if path[:1] != [start]:
             return "no"
         walk = _names([start])
@@ -105,7 +106,11 @@ class Grid:
         if moves == down + right:
             return f"{walk}\n{moves}={down}+{right}\nok"
         layers = _layers(n, walls, start, goal)
-        lines = [walk, f"{moves}>{down}+{right}", *(f"{far}: {_names(cells)}" for far, cells in enumerate(layers) if far)]
+        lines = [
+            walk,
+            f"{moves}>{down}+{right}",
+            *(f"{far}: {_names(cells)}" for far, cells in enumerate(layers) if far),
+        ]
         return "\n".join([*lines, "ok" if moves == len(layers) - 1 else "no"])
 
     def slip(self, rng: Random, problem: Problem) -> tuple[str, str] | None:
@@ -141,9 +146,9 @@ def _read(key: str) -> tuple[int, set[Cell], Cell, Cell]:
     return int(match[1]), set(_cells(match[2])), start, goal
 
 
-def _path(problem: Problem, text: str) -> list[Cell]:
+def _path(text: str) -> list[Cell]:
     """The cells that a text answers; none if it is no list of cells."""
-    line = bare(problem, text, REPLIES)
+    line = stated(text, REPLIES) or ""
     return _cells(line) if re.fullmatch(r"[1-6]{2}(?: [1-6]{2})*", line) else []
 
 

@@ -16,8 +16,7 @@ from functools import cache
 from itertools import permutations
 from random import Random
 
-from fathom.tasks.task import Problem, require_level
-from fathom.tasks.wording import bare, choose
+from fathom.tasks.task import Problem, require_language, require_level, stated, wording
 
 SIZES = {1: (4, 5, 6, 7), 2: (5, 6, 7), 3: (6, 7), 4: (6, 7)}
 MISSING = {1: (1, 2), 2: (2, 3), 3: (3, 4), 4: (4, 6)}  # level -> fewest and most
@@ -33,6 +32,7 @@ TEMPLATES = {
     ),
     "zh": (
         "{n}x{n} 棋盘放 {n} 个互不攻击的皇后，已有 {given}，其余放哪里？",
+        "在 {n}x{n} 棋盘上补全 {n} 皇后：{given}",
         "{n} 皇后，{n}x{n} 棋盘，已放 {given}，补全其余。",
         "{n}x{n} 棋盘上皇后在 {given}，补成 {n} 个互不攻击的皇后。",
     ),
@@ -52,6 +52,7 @@ class Queens:
 
     def sample(self, rng: Random, level: int, language: str = "en") -> Problem:
         require_level(self, level)
+        require_language(language)
         while True:
             n = rng.choice(SIZES[level])
             columns = rng.choice(solutions(n))
@@ -62,13 +63,13 @@ class Queens:
             if len(trace) <= LONGEST_TRACE[level]:
                 break
         answer = _names({row: board[row] for row in sorted(missing)})
-        prompt = choose(rng, TEMPLATES[language]).format(n=n, given=_names(given))
+        prompt = wording(rng).choice(TEMPLATES[language]).format(n=n, given=_names(given))
         key = f"{self.name} {n} given {_names(given)}"
         return Problem(self.name, level, key, prompt, trace, REPLIES[language].format(answer), answer, language)
 
     def check(self, problem: Problem, text: str) -> bool:
         n, squares = _read(problem.key)
-        added = _squares(problem, text, n)
+        added = _squares(text, n)
         whole = squares + added
         if len(whole) != n or not added:
             return False
@@ -78,7 +79,7 @@ class Queens:
     def verify(self, problem: Problem, answer: str) -> str:
         """Columns, then row + column and row - column (the two diagonals) of all queens by row: each value once."""
         n, squares = _read(problem.key)
-        whole = sorted(squares + _squares(problem, answer, n))
+        whole = sorted(squares + _squares(answer, n))
         if [row for row, _ in whole] != list(range(1, n + 1)) or len(whole) == len(squares):
             return "no"
         lines = [" ".join(f"{row}{column}" for row, column in whole)]
@@ -130,9 +131,9 @@ def _read(key: str) -> tuple[int, list[tuple[int, int]]]:
     return int(match[1]), [(int(name[0]), int(name[1])) for name in match[2].split(" ")]
 
 
-def _squares(problem: Problem, text: str, n: int) -> list[tuple[int, int]]:
+def _squares(text: str, n: int) -> list[tuple[int, int]]:
     """The squares that a text answers; none if it is no list of squares."""
-    line = bare(problem, text, REPLIES)
+    line = stated(text, REPLIES) or ""
     if re.fullmatch(rf"[1-{n}]{{2}}(?: [1-{n}]{{2}})*", line) is None:
         return []
     return [(int(name[0]), int(name[1])) for name in line.split(" ")]

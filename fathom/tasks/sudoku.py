@@ -18,8 +18,7 @@ import re
 from dataclasses import dataclass
 from random import Random
 
-from fathom.tasks.task import Problem, require_level
-from fathom.tasks.wording import bare, choose
+from fathom.tasks.task import Problem, require_language, require_level, stated, wording
 
 EMPTY = {1: (4, 4), 2: (5, 5), 3: (6, 7), 4: (8, 9)}  # level -> fewest and most
 LONGEST_TRACE = {1: 150, 2: 180, 3: 350, 4: 350}  # characters
@@ -35,6 +34,7 @@ TEMPLATES = {
     "zh": (
         "解 4x4 数独，0 为空：{rows}",
         "4x4 数独 {rows} 的答案是什么？",
+        "完成这个小数独：{rows}",
         "填满数独 {rows}，每行、每列、每宫都是 1 到 4。",
     ),
 }
@@ -43,7 +43,11 @@ REPLIES = {"en": "The solution is {}.", "zh": "答案是 {}。"}
 CELLS = range(16)
 ROWS = [[4 * row + column for column in range(4)] for row in range(4)]
 COLUMNS = [[4 * row + column for row in range(4)] for column in range(4)]
-BOXES = [[8 * down + 2 * right + 4 * row + column for row in (0, 1) for column in (0, 1)] for down in (0, 1) for right in (0, 1)]
+BOXES = [
+    [8 * down + 2 * right + 4 * row + column for row in (0, 1) for column in (0, 1)]
+    for down in (0, 1)
+    for right in (0, 1)
+]
 UNITS = [*ROWS, *COLUMNS, *BOXES]
 PEERS = [sorted({other for unit in UNITS if cell in unit for other in unit} - {cell}) for cell in CELLS]
 DIGITS = "1234"
@@ -58,6 +62,7 @@ class Sudoku:
 
     def sample(self, rng: Random, level: int, language: str = "en") -> Problem:
         require_level(self, level)
+        require_language(language)
         while True:
             solution = list(rng.choice(GRIDS))
             for cell in rng.sample(CELLS, rng.randint(*EMPTY[level])):
@@ -69,20 +74,20 @@ class Sudoku:
             if one_solution and "0" not in solved and len(trace) <= LONGEST_TRACE[level]:
                 break
         answer = _rows(solved)
-        prompt = choose(rng, TEMPLATES[language]).format(rows=_rows(board))
+        prompt = wording(rng).choice(TEMPLATES[language]).format(rows=_rows(board))
         key = f"{self.name} {_rows(board)}"
         return Problem(self.name, level, key, prompt, trace, REPLIES[language].format(answer), answer, language)
 
     def check(self, problem: Problem, text: str) -> bool:
-        given, board = _read(problem.key), _board(problem, text)
+        given, board = _read(problem.key), _board(text)
         return _agrees(given, board) and all(sorted(board[cell] for cell in unit) == list(DIGITS) for unit in UNITS)
 
     def verify(self, problem: Problem, answer: str) -> str:
-        """Every row (r), column (c) and box (b) of the answer, then the rows as given (g), up to the first wrong one."""
-        given, board = _read(problem.key), _board(problem, answer)
+        """Each row (r), column (c) and box (b) of the answer, then the rows as given (g), up to the first wrong one."""
+        given, board = _read(problem.key), _board(answer)
         if not board:
             return "no"
-        lines = []
+        lines: list[str] = []
         for mark, units in (("r", ROWS), ("c", COLUMNS), ("b", BOXES)):
             line = mark
             for unit in units:
@@ -141,7 +146,9 @@ def _grids() -> tuple[str, ...]:
     boards = [""]
     for cell in CELLS:
         earlier = [peer for peer in PEERS[cell] if peer < cell]
-        boards = [board + digit for board in boards for digit in DIGITS if all(board[peer] != digit for peer in earlier)]
+        boards = [
+            board + digit for board in boards for digit in DIGITS if all(board[peer] != digit for peer in earlier)
+        ]
     return tuple(boards)
 
 
@@ -158,9 +165,9 @@ def _read(key: str) -> str:
     return key.removeprefix("sudoku ").replace(" ", "")
 
 
-def _board(problem: Problem, text: str) -> str:
+def _board(text: str) -> str:
     """The board that a text answers; empty if it is none."""
-    line = bare(problem, text, REPLIES)
+    line = stated(text, REPLIES) or ""
     return line.replace(" ", "") if re.fullmatch(r"[1-4]{4}(?: [1-4]{4}){3}", line) else ""
 
 

@@ -252,11 +252,11 @@ class Trainer:
         return [p for group in self.optimiser.param_groups for p in group["params"]]
 
     def _tokenizer(self) -> Tokenizer:
-        """The run's tokenizer: the initial checkpoint's, or learned once, then read."""
-        if self.init:
-            return Tokenizer.load(self.init)
+        """The run's tokenizer: the one in its folder, else the initial checkpoint's, else learned now."""
         directory = self.run_dir / "tokenizer"
         if not (directory / "tokenizer.json").exists():
+            if self.init:
+                return Tokenizer.load(self.init)
             train_tokenizer(self.recipe.data, self.recipe.train.seed).save(directory)
         return Tokenizer.load(directory)
 

@@ -1,8 +1,6 @@
 """`fathom speedrun`: lines, table, JSON, stages one by one; their work is tested in tests/posttrain/test_run.py."""
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -38,7 +36,7 @@ def scripted(monkeypatch, tmp_path):
             def work(folder: Path, tell) -> bool:
                 ran.append(name)
                 if name == "grpo" and (tmp_path / "interrupt").exists():
-                    os.kill(os.getpid(), signal.SIGINT)
+                    raise KeyboardInterrupt
                 return True
 
             return Stage(name, (), {"recipe": recipe}, 1.0, work)

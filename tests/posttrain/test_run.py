@@ -5,8 +5,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from fathom.config import ModelConfig
+from fathom.checkpoint.reader import Reader
+from fathom.config import ModelConfig, find_model
 from fathom.errors import ConfigError
 from fathom.posttrain.grpo import GRPOConfig
 from fathom.posttrain.prompts import ProblemConfig
@@ -18,6 +20,7 @@ from fathom.posttrain.traces import TraceConfig
 from fathom.tasks.mixture import Mixture
 from fathom.think.results import Result
 from fathom.tokenizer import Tokenizer
+from fathom.tokenizer.effort import obeys
 from fathom.train.ledger import read as ledger
 from fathom.train.samples import read_samples
 from fathom.train.trainer import Recipe, TrainConfig
@@ -156,3 +159,16 @@ def test_a_recipe_may_name_its_base_and_its_problems_once(tmp_path) -> None:
 
 def test_settings_that_decide_a_stage_are_plain_json() -> None:
     assert json.dumps(asdict(TINY))
+
+
+def test_a_start_takes_the_place_of_tokenizer_and_base(tmp_path):
+    recipe = replace(TINY, start="nano", extend=Recipe(train=TrainConfig(steps=0)), student="sft")
+    job = pipeline(recipe, tmp_path)
+    assert [stage.name for stage in job.stages] == ["data", "extend", "sft", "grpo", "reject", "distil", "eval"]
+    assert job.run(only=("data", "extend"))
+    model, nano = tmp_path / "extend/model", find_model("nano")
+    tokenizer = Tokenizer.load(model)
+    assert obeys(tokenizer.settings) and tokenizer.encode("384 + 2957") == Tokenizer.load(nano).encode("384 + 2957")
+    with Reader(model) as ours, Reader(nano) as theirs:
+        assert ours.tensors.keys() == theirs.tensors.keys()
+        assert all(torch.equal(ours.read(name), theirs.read(name)) for name in theirs.tensors)

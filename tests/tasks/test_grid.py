@@ -73,7 +73,9 @@ def test_a_goal_behind_walls_has_no_distance():
     assert distance(3, {(2, 1), (2, 2)}, (1, 1), (3, 1)) == 6
 
 
-@pytest.mark.parametrize("text", ["11 12 13 23 33", "11 21 31 32 33.", "The path is 11 12 13 23 33.", " 11 21 31 32 33\n"])
+@pytest.mark.parametrize(
+    "text", ["11 12 13 23 33", "11 21 31 32 33.", "The path is 11 12 13 23 33.", " 11 21 31 32 33\n"]
+)
 def test_any_shortest_path_is_right(text):
     assert TASK.check(PROBLEM, text)
 
