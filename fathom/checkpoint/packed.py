@@ -325,7 +325,7 @@ def pack_state(tensors: Mapping[str, Tensor], config: ModelConfig) -> Weights:
 
 
 def refill(weights: Weights, tensors: Mapping[str, Tensor], config: ModelConfig) -> None:
-    """Put other values into what `pack_state` made: a model that runs on it computes with them from its next forward on.
+    """Put other values into what `pack_state` made: a model that runs on it has them from its next forward on.
 
     What that model has in its latent cache belongs to the old ones (Request.cache_salt keeps them apart).
     """

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="which problems are drawn (default 0)")
     add(
         "--effort", "--efforts", metavar="NAMES",
-        help='"own" thinks in the model\'s own style (default), "none" answers at once; low, medium, high, max: as served',
+        help='"own" is the model\'s own style (default), "none" answers at once; low, medium, high, max: as served',
     )  # fmt: skip
     add("--budgets", metavar="TOKENS", help="budgets of thinking, asked for and enforced, such as 32,64,128")
     add("--asked", metavar="TOKENS", help="the same, asked for only: does the model obey?")
@@ -112,13 +112,15 @@ def _numbers(option: str, text: str | None) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in _names(text))
     except ValueError:
-        raise InputError(f"--{option} is {text!r}; it must be whole numbers with commas between, such as 1,2.") from None
+        raise InputError(
+            f"--{option} is {text!r}; it must be whole numbers with commas between, such as 1,2."
+        ) from None
 
 
 def _line(score: Score) -> str:
     cut = f"  {score.cut_off} cut off" if score.cut_off else ""
     return (
-        f"{score.family:<11} level {score.level} {score.language} {score.effort:<10} {score.accuracy:6.1%}  "
+        f"{score.family:<11} level {score.level or 'all'} {score.language} {score.effort:<10} {score.accuracy:6.1%}  "
         f"({score.low:6.1%} to {score.high:6.1%})  n {score.n}  {score.tokens_mean:6.1f} tokens, "
         f"{score.thinking_mean:.1f} of them thinking{cut}"
     )
@@ -147,14 +149,14 @@ def _compare(first: Path, second: Path, *, as_json: bool) -> int:
     found = compare(*results)
     if as_json:
         facts: dict[str, Any] = {"a": results[0].fingerprint, "b": results[1].fingerprint}
-        print(json.dumps(facts | {"families": {family: asdict(pair) for family, pair in found.items()}}))
+        print(json.dumps(facts | {"pairs": [{"effort": m, "family": f} | asdict(pair) for m, f, pair in found]}))
         return 0
     for letter, result in zip("AB", results, strict=True):
         print(f"{letter}  {result.model}  {result.fingerprint}")
-    for family, pair in found.items():
+    for mode, family, pair in found:
         chance = "" if pair.p is None else f"  p {pair.p:.3g}"
         print(
-            f"{family:<11} A {pair.a:6.1%}  B {pair.b:6.1%}  B - A {pair.difference:+7.1%}  "
+            f"{mode:<10} {family:<11} A {pair.a:6.1%}  B {pair.b:6.1%}  B - A {pair.difference:+7.1%}  "
             f"({pair.low:+7.1%} to {pair.high:+7.1%})  n {pair.n}  only A {pair.a_only}  only B {pair.b_only}{chance}"
         )
     return 0

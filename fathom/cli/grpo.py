@@ -83,7 +83,7 @@ def check(args: argparse.Namespace, config: GRPOConfig) -> int:
     numerics = "exact" if found.exact else "plain torch, which is not exact: no native kernels"
     print(
         f"{'passed' if found.passed else 'FAILED'}: gap {found.gap:g} nats, ratios {found.ratio_low:g} to "
-        f"{found.ratio_high:g}, {found.moved} weights moved in {found.steps} steps ({numerics}; torch alone would be off "
+        f"{found.ratio_high:g}, {found.moved} weights moved in {found.steps} steps ({numerics}; torch alone is off "
         f"by {found.torch_gap:.1e} nats)",
         file=stream,
     )
@@ -96,7 +96,7 @@ def line(step: Step) -> str:
     """The progress line."""
     guesses = "" if step.mtp_acceptance is None else f"  MTP {step.mtp_acceptance:.0%} right"
     return (
-        f"step {step.step}/{step.steps}  reward {step.reward:.3f}  right {step.accuracy:.1%}  {step.tokens:.0f} tokens  "
-        f"cut off {step.truncated:.0%}  flat {step.zero_variance:.0%}  KL {step.kl:.4f}  clipped {step.clip_share:.2%}  "
-        f"gap {step.gap:g} (torch {step.torch_gap:.0e}){guesses}  {step.tokens_per_s:,.0f} tok/s  {step.step_s:.1f} s"
+        f"step {step.step}/{step.steps}  reward {step.reward:.3f}  right {step.accuracy:.1%}  {step.tokens:.0f} tokens"
+        f"  cut {step.truncated:.0%}  flat {step.zero_variance:.0%}  KL {step.kl:.4f}  clipped {step.clip_share:.1%}"
+        f"  gap {step.gap:g} (torch {step.torch_gap:.0e}){guesses}  {step.tokens_per_s:,.0f} tok/s  {step.step_s:.1f} s"
     )

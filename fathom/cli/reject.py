@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 NAME = "reject"
 HELP = (
-    "Rejection sampling: ask a model training problems many times, keep the right, short, consistent replies as samples "
-    "for `fathom sft`, and count what was dropped, and why."
+    "Rejection sampling: ask a model training problems many times, keep the right, short, consistent replies as "
+    "samples for `fathom sft`, and count what was dropped, and why."
 )
 
 
@@ -68,7 +68,7 @@ def _levels(family: str) -> tuple[int, ...]:
 
 def table_of(counts: Counts) -> str:
     """The counts, a line each."""
-    rows = [("sampled", counts.sampled, counts.tokens)]
+    rows: list[tuple[str, int, int | None]] = [("sampled", counts.sampled, counts.tokens)]
     rows += [(f"- {name}", count, None) for name, count in counts.dropped.items()]
     rows += [("kept", counts.kept, counts.kept_tokens)]
     lines = []

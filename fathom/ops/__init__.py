@@ -122,8 +122,8 @@ def route(
     are masked with -inf. Weights: affinity of the chosen, divided by their sum if `normalise`, times `scaling`.
     Ids come in descending order of choice score, ties to the lower id.
 
-    Args:    affinity: sigmoid (V3) or softmax (V2) of the router's logits, float32. ids: experts chosen elsewhere, only to
-             be weighed (replay).
+    Args:    affinity: sigmoid (V3) or softmax (V2) of the router's logits, float32. ids: experts chosen elsewhere,
+             only to be weighed (replay).
     Source:  DeepSeek-V3, arXiv:2412.19437, eq. 12-16; the -inf mask as in the released model code.
     """
     return pick("route", affinity)(

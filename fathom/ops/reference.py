@@ -128,7 +128,8 @@ def route(
         if n_group > 1:
             groups = choice.unflatten(-1, (n_group, -1))
             score = groups.topk(2, dim=-1).values.sum(-1) if group_score == "top2" else groups.amax(-1)
-            dropped = torch.ones_like(score, dtype=torch.bool).scatter(-1, score.topk(topk_group, dim=-1).indices, False)
+            kept = score.topk(topk_group, dim=-1).indices
+            dropped = torch.ones_like(score, dtype=torch.bool).scatter(-1, kept, False)
             choice = groups.masked_fill(dropped[..., None], -torch.inf).flatten(-2)
         ids = choice.sort(dim=-1, descending=True, stable=True).indices[..., :top_k]
     weights = affinity.gather(-1, ids)

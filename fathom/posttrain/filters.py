@@ -186,7 +186,9 @@ DUPLICATE, SURPLUS = "duplicate", "surplus"
 def choose(group: Group, keep: int) -> list[tuple[Candidate, str | None]]:
     """Each candidate with the name of the filter that dropped it, or None: the `keep` shortest that nothing speaks
     against, the earlier one of two equally long."""
-    verdicts = [next((name for name, objects in FILTERS.items() if objects(one, group)), None) for one in group.candidates]
+    verdicts = [
+        next((name for name, objects in FILTERS.items() if objects(one, group)), None) for one in group.candidates
+    ]
     seen: set[tuple[str, str]] = set()
     kept = 0
     order: Sequence[int] = sorted(range(len(verdicts)), key=lambda i: group.candidates[i].tokens)

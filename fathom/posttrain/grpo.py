@@ -37,10 +37,10 @@ from fathom.posttrain.prompts import ProblemConfig
 from fathom.posttrain.rewards import RewardConfig
 from fathom.posttrain.rollout import Actor, RolloutConfig
 from fathom.posttrain.scoring import Twin
-from fathom.posttrain.update import Learner, Measured, OptimiserConfig, engine_gap, lessons, mini_batches
+from fathom.posttrain.update import Learner, Measured, OptimiserConfig, engine_gap, lessons, mini_batches, teaching
 from fathom.tokenizer import Tokenizer
 from fathom.train.ledger import Ledger
-from fathom.train.trainer import export_tensors
+from fathom.train.trainer import DTYPES, export_tensors
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class GRPOConfig:
 
 @dataclass(frozen=True)
 class Step:
-    """What the log line says of a step. gap: between engine and trainer; torch_gap: between kernels and torch [nats]."""
+    """What the log line says of a step. gap: of engine and trainer; torch_gap: of kernels and torch [nats]."""
 
     step: int
     steps: int
@@ -100,20 +100,16 @@ class GRPO:
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.tokenizer = Tokenizer.load(self.source)
-        self.model = load_transformer(self.source, config.device)
+        self.model = load_transformer(self.source, config.device, DTYPES[config.optim.compute_dtype])
         self.learner = Learner(self.model, config.optim)
         self.step = 0
         reference = self._resume()
         tensors = self.model.state_dict()
-        self.actor = Actor(
-            self._twin(tensors), config.rollout, eos_token_ids(self.model.config, self.tokenizer.eos_id)
-        )
+        self.actor = Actor(self._twin(tensors), config.rollout, eos_token_ids(self.model.config, self.tokenizer.eos_id))
         self.reference = self._twin(reference or tensors) if config.objective.kl else None
         worth = replace(config.rewards, max_tokens=config.rollout.max_tokens)
-        self.collector = Collector(
-            self.actor, self.tokenizer, config.problems, worth, config.objective, config.seed
-        )
-        self._stop = False
+        self.collector = Collector(self.actor, self.tokenizer, config.problems, worth, config.objective, config.seed)
+        self._stop = self._warned = False
 
     def run(self, report: Callable[[Step], None] = lambda step: None) -> Path | None:
         """Train to the end and export; returns the model's directory, or None if interrupted (a state is saved)."""
@@ -188,8 +184,11 @@ class GRPO:
             if number:
                 self.actor.take(self.model.state_dict())
                 clock.lap("repack_s")
+                kept = teaching(batch, config.objective)
                 with _threads(1):
-                    now = self.actor.twin.score(batch, config.rollout.temperature)
+                    scored = self.actor.twin.score([batch[i] for i in kept], config.rollout.temperature)
+                for i, found in zip(kept, scored, strict=True):
+                    now[i] = found
                 clock.lap("score_s")
             with _threads(self.threads):
                 self.learner.mini_batch(
@@ -206,7 +205,9 @@ class GRPO:
             self.reference.take(self.model.state_dict())
 
     def _warn(self, truncated: float) -> None:
-        if truncated > TOO_MANY_CUT:
+        """Once in a run; the ledger has it of every step."""
+        if truncated > TOO_MANY_CUT and not self._warned:
+            self._warned = True
             log.warning(
                 "step %d: %.0f %% of the answers were cut off at %d tokens and earn little; raise rollout.max_tokens, "
                 "or give the reward `overlong` a weight", self.step, 100 * truncated, self.config.rollout.max_tokens,
@@ -233,11 +234,10 @@ class GRPO:
     def _export(self, directory: Path) -> None:
         """A Hugging Face checkpoint of the type that the model came in, with its tokenizer."""
         config = self.model.config
-        dtype = torch.float32 if config.torch_dtype == "float32" else torch.bfloat16
-        stored = replace(config, torch_dtype=str(dtype).removeprefix("torch."), quantization_config=None)
-        save_weights(
-            directory, export_tensors(self.model, dtype), stored.to_dict(), extra_files=self.tokenizer.files()
-        )
+        kept = config.torch_dtype == "float32"
+        dtype = torch.float32 if kept else torch.bfloat16
+        stored = replace(config, torch_dtype="float32" if kept else "bfloat16", quantization_config=None)
+        save_weights(directory, export_tensors(self.model, dtype), stored.to_dict(), extra_files=self.tokenizer.files())
 
     def _save(self) -> None:
         tensors = {f"model.{name}": tensor for name, tensor in self._own().items()}
@@ -309,13 +309,13 @@ def check(
     )  # fmt: skip
 
 
-def load_transformer(directory: Path, device: str = "cpu") -> Transformer:
-    """A checkpoint of any kind as a Transformer in float32, with the MTP modules that it holds."""
+def load_transformer(directory: Path, device: str = "cpu", compute_dtype: torch.dtype = torch.float32) -> Transformer:
+    """A checkpoint of any kind as a Transformer with float32 weights, with the MTP modules that it holds."""
     config = ModelConfig.read(directory)
     modules = min(config.num_nextn_predict_layers, mtp_layers(directory)) if config.num_nextn_predict_layers else 0
     config = replace(config, num_nextn_predict_layers=modules)
     weights = load_packed(directory, config, mtp=modules > 0)
-    model = Transformer(config, mtp=modules > 0, device=device)
+    model = Transformer(config, mtp=modules > 0, device=device, compute_dtype=compute_dtype)
     model.load_state_dict(unpacked(weights, config))
     return model
 

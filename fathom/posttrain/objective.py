@@ -88,7 +88,7 @@ def valued(computed: Tensor, value: Tensor) -> Tensor:
 
 
 def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
-    """The k3 estimate of KL(policy || reference) per token: q - log q - 1 with q = reference / policy; never below 0."""
+    """The k3 estimate of KL(policy || reference) per token: q - log q - 1, q = reference / policy; never below 0."""
     log_ratio = reference - logprobs
     return log_ratio.exp() - log_ratio - 1
 

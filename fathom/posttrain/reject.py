@@ -1,4 +1,4 @@
-"""Rejection sampling: many replies of an expert to each training problem, and of them the right, short, consistent ones.
+"""Rejection sampling: an expert replies often to each training problem; the right, short, consistent replies are kept.
 
 DeepSeek-V3, section 5.1: the expert, sampled at a high temperature, joins the long thought it has when told to reflect
 with its own style, and what is kept of it trains the standard model. So some replies of each group are asked with the
@@ -11,7 +11,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Protocol
@@ -38,10 +38,10 @@ MAX_DRAWS = 2_000  # in a row that bring no new problem: the mixture has no more
 class RejectConfig:
     """How much is sampled, and what is kept of it.
 
-    count: of problems. samples: replies per problem. reflect_share: of them, asked with the line for reflection. length_ratio: a reply may
-    be so many times as long as the shortest good one of its group. keep: replies kept of a problem, shortest first.
-    held_out: problems of each family, level and other split whose wording may not occur. at_once: problems sampled
-    together.
+    count: of problems. samples: replies per problem. reflect_share: of them, asked with the line for reflection.
+    length_ratio: a reply may be so many times as long as the shortest good one of its group. keep: replies kept of a
+    problem, shortest first. held_out: problems of each family, level and other split whose wording may not occur.
+    at_once: problems sampled together.
     """
 
     count: int = 400
@@ -105,9 +105,7 @@ class Generates(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], /
-    ) -> list[Completion]: ...
+    def generate(self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], /) -> list[Completion]: ...
 
 
 Report = Callable[[Counts, int], None]
@@ -198,9 +196,7 @@ def sample_groups(
 
 
 def _params(config: RejectConfig, seed: int) -> SamplingParams:
-    return SamplingParams(
-        max_tokens=config.max_tokens, temperature=config.temperature, top_p=config.top_p, seed=seed
-    )
+    return SamplingParams(max_tokens=config.max_tokens, temperature=config.temperature, top_p=config.top_p, seed=seed)
 
 
 def _candidate(problem: Problem, line: str | None, completion: Completion, tokenizer: Tokenizer) -> Candidate:

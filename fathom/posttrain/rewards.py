@@ -1,7 +1,7 @@
 """What an answer is worth: named, pure functions that trust nothing the model wrote.
 
-Every reward is of a whole group (the answers to one prompt), since Kimi's length reward compares them; most look at each
-answer by itself. The sum that training maximises is `weights[name] * reward`, names and weights from the recipe.
+Every reward is of a whole group (the answers to one prompt), since Kimi's length reward compares them; most look at
+each answer by itself. Training maximises the sum of `weights[name] * reward`, names and weights from the recipe.
 
     accuracy   1 if the reply, all of it, is right (Task.check); thoughts earn nothing
     format     1 if one thought was closed once, a reply follows, and neither spells control text

@@ -30,8 +30,8 @@ class RolloutConfig:
 
     Fields: groups: prompts of a step. samples: answers to each (GRPO's G). max_tokens: of an answer, thought included.
             temperature: of sampling, and of the probabilities that are trained. at_once: sequences decoded together.
-            spec: tokens guessed ahead with MTP: 1 to 4, off, or auto. resample: rounds in which groups whose rewards are
-            all equal give way to new ones (DAPO's dynamic sampling); 0: never.
+            spec: tokens guessed ahead with MTP: 1 to 4, off, or auto. resample: rounds in which groups whose rewards
+            are all equal give way to new ones (DAPO's dynamic sampling); 0: never.
     """
 
     groups: int = 16

@@ -1,7 +1,7 @@
 """What a model gives the tokens that were sampled: exactly, by the kernels; and with a derivative, by torch.
 
-A token's value in the loss is the kernels', its derivative torch's (objective.valued). The kernels give a token the same
-bits decoded or read, so at the first mini-batch every ratio is exactly 1.
+A token's value in the loss is the kernels', its derivative torch's (objective.valued). The kernels give a token the
+same bits decoded or read, so at the first mini-batch every ratio is exactly 1.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fathom import ops
@@ -182,5 +181,5 @@ def mtp_loss(model: Transformer, hidden: Tensor, laid: Laid) -> tuple[Tensor, in
     ahead = module.predict(hidden.detach(), following, model.rotary(batch.positions), batch, None)
     last = torch.tensor(laid.lengths, device=laid.tokens.device).cumsum(0) - 1
     rows, targets = predictions(laid.tokens, laid.answered, last, ahead=2)
-    logits = F.linear(ahead[rows], model.lm_head.weight.detach())
+    logits = ops.linear(ahead[rows], model.lm_head.weight.detach())
     return ops.cross_entropy(logits, targets).sum(), len(rows)

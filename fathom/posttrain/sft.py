@@ -1,8 +1,7 @@
 """Supervised fine-tuning: a checkpoint learns the thoughts and replies of samples (DeepSeek-V3, section 5.1).
 
 Samples are packed into rows whole and do not see each other; loss is taken on thought and reply, not on what was asked.
-V3 takes two epochs and a cosine from 5e-6 to 1e-6. That suits 671B parameters; a model of a few million learns nothing
-at such rates, so the defaults here are those of fathom-nano.
+V3 takes two epochs and a cosine from 5e-6 to 1e-6. Small models want more: the defaults here are for fathom-nano.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class SFTConfig:
     final_lr: float = 5e-5  # V3: 1e-6
     warmup_steps: int = 10
     rows: int = 8  # of row_tokens at most, in one optimiser step
-    micro_rows: int = 8
+    micro_rows: int = 0  # in one forward; 0: all of them
     row_tokens: int = 512
     seed: int = 0
     weight_decay: float = 0.1
@@ -51,15 +50,17 @@ class SFTConfig:
     threads: int = 0  # 0: torch's choice
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "rows", "micro_rows", "row_tokens", "log_every", "save_every"):
+        for name in ("epochs", "rows", "row_tokens", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
 
     def recipe(self, init: Path, steps: int) -> Recipe:
         """What the trainer is told."""
+        if steps <= self.warmup_steps:
+            log.warning("%d steps end within warmup_steps=%d: the rate never reaches lr", steps, self.warmup_steps)
         return Recipe(
             train=TrainConfig(
-                init=str(init), steps=steps, rows=self.rows, micro_rows=self.micro_rows, seed=self.seed,
+                init=str(init), steps=steps, rows=self.rows, micro_rows=self.micro_rows or self.rows, seed=self.seed,
                 compute_dtype=self.compute_dtype, log_every=self.log_every, save_every=self.save_every,
                 threads=self.threads,
             ),
@@ -78,11 +79,8 @@ class SampleData:
         self.documents, self.row_tokens = documents, config.row_tokens
         lengths = [len(prompt) + len(answer) for prompt, answer in documents]
         self.epochs = Epochs(lengths, config.row_tokens, config.rows, config.epochs, config.seed)
-        digest = hashlib.sha256()
-        for prompt, answer in documents:
-            digest.update(array("i", [len(prompt), *prompt, *answer]).tobytes())
         self.facts: dict[str, Any] = {
-            "samples": len(documents), "sha256": digest.hexdigest(), "row_tokens": config.row_tokens,
+            "samples": len(documents), "sha256": fingerprint(documents), "row_tokens": config.row_tokens,
             "epochs": config.epochs, "rows": self.epochs.rows, "steps_per_epoch": self.epochs.steps_per_epoch,
             "tokens": sum(lengths), "answer_tokens": sum(len(answer) for _, answer in documents),
             "fill": sum(lengths) / (self.epochs.rows * config.row_tokens),
@@ -90,8 +88,12 @@ class SampleData:
 
     def batch(self, step: int, rows: int, first_row: int = 0) -> Packed:
         """Rows first_row .. first_row + rows of a step, or as many of them as it has."""
-        chosen = self.epochs.step(step)[first_row : first_row + rows]
+        chosen = self.chosen(step, rows, first_row)
         return pack([[self.documents[index] for index in row] for row in chosen])
+
+    def chosen(self, step: int, rows: int, first_row: int) -> list[list[int]]:
+        """The documents of those rows, by number."""
+        return self.epochs.step(step)[first_row : first_row + rows]
 
 
 def encode(samples: Sequence[Sample], tokenizer: Tokenizer, row_tokens: int) -> list[Document]:
@@ -100,17 +102,29 @@ def encode(samples: Sequence[Sample], tokenizer: Tokenizer, row_tokens: int) -> 
     Raises:  InputError: none fits.
     """
     documents = [sample.encode(tokenizer) for sample in samples]
-    kept = [(prompt, answer) for prompt, answer in documents if len(prompt) + len(answer) <= row_tokens]
-    dropped = len(documents) - len(kept)
+    return [documents[index] for index in fitting(documents, row_tokens)]
+
+
+def fitting(documents: Sequence[Document], row_tokens: int) -> list[int]:
+    """Numbers of the documents that fit in a row; how many do not is said in a warning."""
+    lengths = [len(prompt) + len(answer) for prompt, answer in documents]
+    kept = [index for index, length in enumerate(lengths) if length <= row_tokens]
     if not kept:
-        raise InputError(f"none of {len(documents)} samples fits in row_tokens={row_tokens}; raise it, or give others.")
-    if dropped:
-        longest = max(len(prompt) + len(answer) for prompt, answer in documents)
+        raise InputError(f"none of {len(lengths)} samples fits in row_tokens={row_tokens}; raise it, or give others.")
+    if len(kept) < len(lengths):
         log.warning(
             "%d of %d samples are longer than row_tokens=%d and are left out; the longest has %d tokens",
-            dropped, len(documents), row_tokens, longest,
+            len(lengths) - len(kept), len(lengths), row_tokens, max(lengths),
         )  # fmt: skip
     return kept
+
+
+def fingerprint(documents: Sequence[Document]) -> str:
+    """SHA-256 of token ids and of where the answers begin."""
+    digest = hashlib.sha256()
+    for prompt, answer in documents:
+        digest.update(array("i", [len(prompt), len(answer), *prompt, *answer]).tobytes())
+    return digest.hexdigest()
 
 
 def train_on(

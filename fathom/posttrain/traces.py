@@ -12,7 +12,7 @@ prompt, problem, R1 response> (arXiv:2412.19437, section 5.1). All problems are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -104,6 +104,17 @@ def asked(problem: Problem, line: str | None = None) -> tuple[dict[str, str], ..
     return tuple(dict(message) for message in with_control([{"role": "user", "content": problem.prompt}], line))
 
 
+def texts(config: TraceConfig, count: int) -> Iterator[str]:
+    """What a vocabulary for such samples is learned from: `count` problems with all that is said of them."""
+    rng = Random(f"{config.seed}/texts")
+    for number in range(count):
+        problem = config.problems.draw("train", rng)
+        task = tasks.FAMILIES[problem.family]
+        yield from (problem.prompt, thoughts.reflective(task, problem, rng, config.slip_share), problem.reply)
+        yield REFLECT if number % 2 else f"{control(None, rng.choice(config.budgets))}"
+        yield from smalltalk.sample(rng, problem.language)
+
+
 def tokens_of(one: Sample, tokenizer: Tokenizer) -> int:
     """Tokens of a sample's prompt and answer."""
     return sum(map(len, one.encode(tokenizer)))
@@ -135,7 +146,9 @@ def _fitting(config: TraceConfig, kind: str, tokenizer: Tokenizer, rng: Random) 
 def _small_talk(config: TraceConfig, rng: Random) -> Sample:
     """Half of it thinks first: who talks to a model that thinks also says hello to it."""
     prompt, thought, reply = smalltalk.sample(rng, "zh" if rng.random() < config.problems.chinese else "en")
-    return Sample(({"role": "user", "content": prompt},), thought if rng.random() < 0.5 else None, reply, kind=SMALL_TALK)
+    return Sample(
+        ({"role": "user", "content": prompt},), thought if rng.random() < 0.5 else None, reply, kind=SMALL_TALK
+    )
 
 
 def shares_of(samples: Sequence[Sample]) -> dict[str, float]:

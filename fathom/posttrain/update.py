@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,9 +26,10 @@ from fathom.posttrain.scoring import Scored, batches, computed, lay, mtp_loss, r
 class OptimiserConfig:
     """AdamW without decay.
 
-    Fields: lr: R1's is 3e-6; a model of some million weights wants 1e-5 to 1e-4. mtp_lr: of the MTP module, which learns
-            to predict what is sampled now; 0 leaves it. warmup_steps: rising to lr. clip_norm: of the policy's gradient,
-            and of the module's. mini_batches: steps of the optimiser for each rollout. micro_tokens: of one forward.
+    Fields: lr: R1's is 3e-6; a model of some million weights wants 1e-5 to 1e-4. mtp_lr: of the MTP module, which
+            learns to predict what is sampled now; 0 leaves it. warmup_steps: rising to lr. clip_norm: of the policy's
+            gradient, and of the module's. mini_batches: steps of the optimiser for each rollout. micro_tokens: of one
+            forward. compute_dtype: of the activations that the derivative comes from; values are the kernels' anyway.
     """
 
     lr: float = 3e-6
@@ -39,6 +41,7 @@ class OptimiserConfig:
     clip_norm: float = 1.0
     mini_batches: int = 2
     micro_tokens: int = 4096
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         for name, least in {"lr": 0, "mtp_lr": 0, "warmup_steps": 0, "mini_batches": 1, "micro_tokens": 1}.items():
@@ -83,6 +86,11 @@ def lessons(
             at += 1
         found.append(some)
     return found
+
+
+def teaching(batch: Sequence[Lesson], objective: ObjectiveConfig) -> list[int]:
+    """Places of those that have a gradient: without KL, an answer no better than its group has none."""
+    return [i for i, lesson in enumerate(batch) if lesson.counted and (lesson.advantage or objective.kl)]
 
 
 @dataclass
@@ -133,8 +141,7 @@ class Learner:
         if not any(counted):
             return
         weights = token_weights([len(lesson.token_ids) for lesson in batch], counted, objective)
-        # Without KL an answer no better than its group has no gradient; it counts in the averages above all the same.
-        kept = [i for i, one in enumerate(batch) if one.counted and (one.advantage or objective.kl)]
+        kept = teaching(batch, objective)  # the others count in the averages above all the same
         self.optimiser.zero_grad(set_to_none=True)
         predicted = sum(len(batch[i].token_ids) for i in kept)
         for places in batches([batch[i] for i in kept], self.config.micro_tokens):
@@ -148,8 +155,8 @@ class Learner:
             torch.nn.utils.clip_grad_norm_(self.ahead, self.config.clip_norm)
         if not math.isfinite(norm):
             raise TrainingError(
-                f"step {step}: the gradient's norm is {norm}; it must be finite. Lower optim.lr and run again: the last "
-                "saved state is from before."
+                f"step {step}: the gradient's norm is {norm}; it must be finite. Lower optim.lr and run again: the "
+                "last saved state is from before."
             )
         measured.grad_norms.append(norm)
         rates = self.config.at(self.config.lr, step), self.config.at(self.config.mtp_lr, step)
@@ -200,7 +207,7 @@ def _references(members: Sequence[Lesson], device: torch.device) -> Tensor:
 
 
 def engine_gap(trials: Sequence[Trial], scored: Sequence[Scored]) -> float:
-    """Largest difference between what the engine reported of a sampled token and what reading the whole gives [nats]."""
+    """Largest difference between what the engine reported of a token and what reading the whole text gives [nats]."""
     gaps = [
         float((torch.tensor(trial.logprobs, dtype=torch.float64) - one.plain.cpu()).abs().max())
         for trial, one in zip(trials, scored, strict=True)
@@ -212,5 +219,3 @@ def mini_batches(found: list[list[Lesson]], count: int) -> list[list[Lesson]]:
     """Whole groups dealt out in turn; no more mini-batches than groups."""
     parts = [[lesson for group in found[i::count] for lesson in group] for i in range(count)]
     return [part for part in parts if part]
-
-

@@ -17,9 +17,12 @@ from fathom.tasks.chain import Chain
 from fathom.tasks.countdown import Countdown
 from fathom.tasks.counting import Counting
 from fathom.tasks.gcd import Gcd
+from fathom.tasks.grid import Grid
 from fathom.tasks.parity import Parity
 from fathom.tasks.pathstar import PathStar
+from fathom.tasks.queens import Queens
 from fathom.tasks.sorting import Sorting
+from fathom.tasks.sudoku import Sudoku
 from fathom.tasks.task import LANGUAGES, Problem, Task, require_language, require_level
 
 __all__ = [
@@ -46,6 +49,9 @@ TASKS: tuple[Task, ...] = (
     Brackets(),
     Parity(),
     PathStar(),
+    Grid(),
+    Sudoku(),
+    Queens(),
 )
 FAMILIES: dict[str, Task] = {task.name: task for task in TASKS}
 SPLITS = ("train", "validation", "test")

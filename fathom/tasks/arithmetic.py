@@ -288,8 +288,8 @@ def _multiply(a: int, digit: int, slip: Slip = NO_SLIP, done: str = "") -> list[
 def _divide(a: int, digit: int) -> tuple[list[str], int]:
     """Long division by one digit, line by line, and the remainder."""
     lines, done, left = [], "", str(a)
+    size = 2 if a >= 10 and int(left[0]) < digit else 1
     while True:
-        size = 2 if left[0] != "0" and int(left[0]) < digit and len(left) > 1 else 1
         head, rest = int(left[:size]), left[size:]
         quotient, remainder = divmod(head, digit)
         done += str(quotient)
@@ -297,3 +297,4 @@ def _divide(a: int, digit: int) -> tuple[list[str], int]:
         if not rest:
             return lines, remainder
         left = f"{remainder or ''}{rest}"
+        size = 2 if remainder else 1

@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from random import Random
 
-from fathom.tasks.task import Problem, require_language, require_level, stated, wording
+from fathom.tasks.task import NO, OK, Problem, require_language, require_level, stated, wording
 
 LARGEST = {1: 63, 2: 255, 3: 999, 4: 511}  # level -> largest number
 BASES = {1: range(2, 10), 2: range(2, 10), 3: (*range(2, 10), 16), 4: (*range(2, 10), 16)}  # level 4: both ends
@@ -76,18 +76,19 @@ class Bases:
         )
 
     def check(self, problem: Problem, text: str) -> bool:
-        answer = stated(text, REPLIES)
         digits, one, two = _of(problem)
+        answer = _read(text, two)
         # Python reads both numbers; the solver's arithmetic is not used.
-        return answer is not None and _is_number(answer, two) and int(answer, two) == int(digits, one)
+        return answer is not None and int(answer, two) == int(digits, one)
 
     def verify(self, problem: Problem, answer: str) -> str:
         """Converts the answer back."""
         digits, one, two = _of(problem)
-        if not _is_number(answer, two):
-            return "no"
-        lines, back = _work(answer, two, one)
-        return "\n".join([*lines, f"{back} {digits}", "ok" if back == digits else "no"])
+        claimed = _read(answer, two)
+        if claimed is None:
+            return NO
+        lines, back = _work(claimed, two, one)
+        return "\n".join([*lines, f"{back} {digits}", OK if back == digits else NO])
 
     def slip(self, rng: Random, problem: Problem) -> tuple[str, str] | None:
         """One sum or one quotient is wrong by one."""
@@ -102,8 +103,10 @@ def _of(problem: Problem) -> tuple[str, int, int]:
     return digits, int(one), int(two)
 
 
-def _is_number(text: str, base: int) -> bool:
-    return ANSWER.fullmatch(text) is not None and all(DIGITS.index(digit) < base for digit in text)
+def _read(text: str, base: int) -> str | None:
+    """The digits that a text claims, if they are digits of this base."""
+    answer = stated(text, REPLIES, ANSWER)
+    return answer if answer and all(DIGITS.index(digit) < base for digit in answer) else None
 
 
 def _called(base: int, plain: bool, language: str) -> str:

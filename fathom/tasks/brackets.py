@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from random import Random
 
-from fathom.tasks.task import Problem, require_language, require_level, stated, wording
+from fathom.tasks.task import NO, OK, Problem, require_language, require_level, stated, wording
 
 LENGTHS = {1: (4, 6), 2: (6, 8), 3: (9, 12), 4: (13, 16)}  # level -> fewest and most brackets
 DEEPEST = {1: 3, 2: 3, 3: 4, 4: 5}  # level -> most brackets open at once
@@ -63,7 +63,7 @@ ANSWERS = {"close": re.compile(r"[])}](?: ?[])}]){0,8}"), "fault": re.compile(r"
 
 @dataclass(frozen=True)
 class Brackets:
-    """Rows of 4 to 16 brackets of three kinds, at most five deep; all but the ends may be wrong where that is asked."""
+    """Rows of 4 to 16 brackets of three kinds, at most five deep; closers may be wrong where the first fault is asked."""
 
     name: str = "brackets"
     levels: tuple[int, ...] = (1, 2, 3, 4)
@@ -87,8 +87,8 @@ class Brackets:
 
     def check(self, problem: Problem, text: str) -> bool:
         _, question, row = problem.key.split(" ")
-        answer = stated(text, REPLIES[question])
-        if answer is None or not ANSWERS[question].fullmatch(answer):
+        answer = stated(text, REPLIES[question], ANSWERS[question])
+        if answer is None:
             return False
         # Strikes out pairs until none is left: no stack, unlike the solver.
         if question == "close":
@@ -99,13 +99,14 @@ class Brackets:
     def verify(self, problem: Problem, answer: str) -> str:
         """Reads from the right: closers wait, and each opener must meet the last of them."""
         _, question, row = problem.key.split(" ")
-        if not ANSWERS[question].fullmatch(answer):
-            return "no"
+        claimed = stated(answer, REPLIES[question], ANSWERS[question])
+        if claimed is None:
+            return NO
         if question == "close":
-            return _from_right(row + answer.replace(" ", ""), "", ends_open=False)
-        place = int(answer)
+            return _from_right(row + claimed.replace(" ", ""), "", ends_open=False)
+        place = int(claimed)
         if place > len(row) or (place and row[place - 1] in CLOSER):
-            return "no"
+            return NO
         return _from_right(row[: place - 1] if place else row, row[place - 1] if place else "", ends_open=True)
 
     def slip(self, rng: Random, problem: Problem) -> tuple[str, str] | None:
@@ -123,7 +124,9 @@ def _row(rng: Random, level: int, fault_share: float) -> str:
     while True:
         row, waiting = "", ""
         for _ in range(rng.randint(*LENGTHS[level])):
-            if len(waiting) < DEEPEST[level] and rng.random() < (OPEN_SHARE if waiting else 1 - fault_share):
+            if len(waiting) < DEEPEST[level] and rng.random() < (
+                OPEN_SHARE if waiting else 1 - fault_share * bool(row)
+            ):
                 row += rng.choice("([{")
                 waiting += CLOSER[row[-1]]
             else:
@@ -168,10 +171,10 @@ def _from_right(row: str, rival: str, ends_open: bool) -> str:
         elif waiting:
             met, waiting = waiting[-1], waiting[:-1]
             if met != CLOSER[bracket]:
-                return "\n".join([*lines, f"{place} {bracket} !", "no"])
+                return "\n".join([*lines, f"{place} {bracket} !", NO])
         elif not ends_open or CLOSER[bracket] == rival:
-            return "\n".join([*lines, f"{place} {bracket} !", "no"])
+            return "\n".join([*lines, f"{place} {bracket} !", NO])
         else:
             rival = ""
         lines.append(" ".join([str(place), bracket, *waiting]))
-    return "\n".join([*lines, "no" if waiting else "ok"])
+    return "\n".join([*lines, NO if waiting else OK])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import gcd
 from random import Random
 
-from fathom.tasks.task import Problem, require_language, require_level, stated, wording
+from fathom.tasks.task import NO, OK, Problem, require_language, require_level, stated, wording
 
 LARGEST = {1: 99, 2: 200, 3: 500, 4: 999}  # level -> largest number
 QUOTIENTS = {1: 12, 2: 20, 3: 40, 4: 60}  # level -> largest number once the common divisor is out
@@ -66,8 +66,8 @@ class Gcd:
         )
 
     def check(self, problem: Problem, text: str) -> bool:
-        answer = stated(text, REPLIES)
-        if answer is None or not ANSWER.fullmatch(answer):
+        answer = stated(text, REPLIES, ANSWER)
+        if answer is None:
             return False
         a, b = _of(problem)
         # Tries every number, unlike the solver.
@@ -75,22 +75,23 @@ class Gcd:
 
     def verify(self, problem: Problem, answer: str) -> str:
         """Divides both numbers by the answer; then no prime of the smaller quotient may divide the larger."""
-        if not ANSWER.fullmatch(answer):
-            return "no"
-        divisor, lines = int(answer), []
+        claimed, lines = stated(answer, REPLIES, ANSWER), []
+        if claimed is None:
+            return NO
+        divisor = int(claimed)
         for number in _of(problem):
             steps, rest = _divide(number, divisor)
             lines += steps
             if rest:
-                return "\n".join([*lines, "no"])
+                return "\n".join([*lines, NO])
         large, small = (number // divisor for number in _of(problem))
         primes = _primes(small)
         lines.append(f"{large} {small}={'*'.join(map(str, primes)) or 1}")
         for prime in sorted(set(primes)):
             lines.append(f"{large}%{prime}={large % prime}")
             if large % prime == 0:
-                return "\n".join([*lines, "no"])
-        return "\n".join([*lines, "ok"])
+                return "\n".join([*lines, NO])
+        return "\n".join([*lines, OK])
 
     def slip(self, rng: Random, problem: Problem) -> tuple[str, str] | None:
         """One remainder is wrong."""

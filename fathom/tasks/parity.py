@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from random import Random
 
-from fathom.tasks.task import Problem, require_language, require_level, stated, wording
+from fathom.tasks.task import NO, OK, Problem, require_language, require_level, stated, wording
 
 LENGTHS = {1: (8, 11), 2: (12, 16), 3: (18, 24), 4: (26, 36)}  # level -> fewest and most bits
 GROUP = 4
@@ -63,20 +63,19 @@ class Parity:
         )
 
     def check(self, problem: Problem, text: str) -> bool:
-        answer = stated(text, REPLIES)
-        if answer is None or not ANSWER.fullmatch(answer):
-            return False
-        return int(answer) == _bits(problem).count("1") % 2
+        answer = stated(text, REPLIES, ANSWER)
+        return answer is not None and int(answer) == _bits(problem).count("1") % 2
 
     def verify(self, problem: Problem, answer: str) -> str:
         """Counts the ones from the right and takes the pairs away."""
+        claimed = stated(answer, REPLIES, ANSWER)
         groups, total, lines = _groups(_bits(problem)), 0, []
         for place in range(len(groups), 0, -1):
             ones = groups[place - 1].count("1")
             total += ones
             lines.append(f"{place} {groups[place - 1]} {ones} {total}")
         lines.append(f"{total}={total // 2}*2+{total % 2}")
-        return "\n".join([*lines, "ok" if answer == str(total % 2) else "no"])
+        return "\n".join([*lines, OK if claimed == str(total % 2) else NO])
 
     def slip(self, rng: Random, problem: Problem) -> tuple[str, str] | None:
         """The ones of one group are counted wrong, or not added."""

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from random import Random
 
-from fathom.tasks.task import Problem, require_language, require_level, stated, wording
+from fathom.tasks.task import NO, OK, Problem, require_language, require_level, stated, wording
 
 ARMS = {1: (2, 2), 2: (3, 3), 3: (3, 4), 4: (4, 5)}  # level -> fewest and most arms
 STEPS = {1: (2, 3), 2: (3, 4), 3: (4, 5), 4: (5, 5)}  # level -> fewest and most edges of an arm
@@ -68,8 +68,8 @@ class PathStar:
         )
 
     def check(self, problem: Problem, text: str) -> bool:
-        answer = stated(text, REPLIES)
-        if answer is None or not ANSWER.fullmatch(answer):
+        answer = stated(text, REPLIES, ANSWER)
+        if answer is None:
             return False
         # Grows the set of what the answer reaches, unlike the solver, which comes from the other end.
         centre, target, edges = _graph(problem)
@@ -86,14 +86,15 @@ class PathStar:
         """Walks from the centre over the answer to the end of the arm."""
         centre, target, edges = _graph(problem)
         after = {one: two for one, two in edges if one != centre}
-        if not ANSWER.fullmatch(answer) or (centre, int(answer)) not in edges:
-            return "no"
-        node = int(answer)
+        claimed = stated(answer, REPLIES, ANSWER)
+        if claimed is None or (centre, int(claimed)) not in edges:
+            return NO
+        node = int(claimed)
         lines = [f"{centre}>{node}"]
         while node in after:
             lines.append(f"{node}>{after[node]}")
             node = after[node]
-        return "\n".join([*lines, "ok" if node == target else "no"])
+        return "\n".join([*lines, OK if node == target else NO])
 
     def slip(self, rng: Random, problem: Problem) -> tuple[str, str] | None:
         """On the way back, one step goes to a node of another arm."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
@@ -90,17 +91,17 @@ def final_line(text: str, allowed: str = "") -> str | None:
     return line if all(character.isascii() or character in allowed for character in line) else None
 
 
-def stated(text: str, replies: Mapping[str, str]) -> str | None:
-    """The answer of a text that is bare or has the form of a reply in some language; None if final_line refuses it.
+def stated(text: str, replies: Mapping[str, str], answers: re.Pattern[str]) -> str | None:
+    """The answer of a text that is bare or has the form of a reply in some language; None of any other text.
 
-    Args: replies: language -> the form, with {} for the answer, such as "The gcd is {}.".
+    Args: replies: language -> the form, with {} for the answer: "The gcd is {}.". answers: what an answer may be.
     """
     openings = [reply.partition("{}")[0] for reply in replies.values()]
     line = final_line(text, allowed="".join(openings))
     if line is None:
         return None
     answer = line.removeprefix(next((opening for opening in openings if line.startswith(opening)), ""))
-    return answer if answer.isascii() else None
+    return answer if answers.fullmatch(answer) else None
 
 
 def verdict(found: int, expected: int) -> list[str]:

@@ -4,41 +4,35 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-WIDTH, HEIGHT = 560, 340
-LEFT, RIGHT, TOP, BOTTOM = 60, 16, 66, 46  # around the plot: its numbers; nothing; title and legend; labels
+WIDTH, HEIGHT = 560, 380
+LEFT, RIGHT, TOP, BOTTOM = 60, 16, 84, 58  # around the plot: its numbers; nothing; title and legend; labels
 SCALE = 2  # pixels of the PNG for one unit of a chart
-COLOURS = ("#1f5fbf", "#c8501e", "#2e8540", "#8a3ffc", "#a2191f", "#007d79", "#8d6b00", "#d02670", "#52575c", "#00a0e0")
+COLOURS = ("#1f5fbf", "#c8501e", "#2e8540", "#8a3ffc", "#a2191f", "#007d79", "#8d6b00", "#d02670", "#52575c", "#00a0e0",
+           "#b28600", "#6f9d2f", "#9f1853", "#3d70b2")  # fmt: skip
+ANCHORS = {"start": "ls", "middle": "ms", "end": "rs"}  # Pillow's names, on the base line
 INK, FAINT = "#22262a", "#dfe3e8"
 
 Point = tuple[float, float, float | None, float | None]  # x, y, and the ends of y's interval, if it has one
 
 
 @dataclass(frozen=True)
-class Series:
-    """line: whether its points are joined."""
-
-    name: str
-    points: Sequence[Point]
-    line: bool = True
-
-
-@dataclass(frozen=True)
 class Chart:
-    """categories: names on the x axis, for x of 0, 1, 2 ... log_x: for x above 0. percent: y is a share, 0 to 100 %.
-    diagonal: a faint line where y equals x."""
+    """series: points by name. categories: names for x of 0, 1, 2 ...; then points are not joined.
+
+    percent: y is a share, 0 to 100 %. diagonal: a faint line where y equals x.
+    """
 
     title: str
     x_label: str
     y_label: str
-    series: Sequence[Series]
+    series: dict[str, list[Point]]
     categories: Sequence[str] = ()
-    log_x: bool = False
     percent: bool = False
     diagonal: bool = False
 
@@ -50,107 +44,87 @@ class Mark:
     points: Sequence[tuple[float, float]]
     colour: str = INK
     size: float = 0.0
-    text: str = ""
+    text: str | None = None
     anchor: str = "start"
 
 
-@dataclass
-class _Plot:
-    """Puts a chart's values where they belong."""
-
-    chart: Chart
-    marks: list[Mark] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        chart, points = self.chart, [point for series in self.chart.series for point in series.points]
-        xs = [point[0] for point in points] + ([-0.5, len(chart.categories) - 0.5] if chart.categories else [])
-        ys = [value for point in points for value in point[1:] if value is not None]
-        ys += [0.0, 1.0] if chart.percent else [0.0, *xs] if chart.diagonal else []
-        y_ticks = _ticks(min(ys), max(ys))
-        self.x0, self.x1 = self._x(min(xs)), self._x(max(xs))
-        self.y0, self.y1 = min(*ys, y_ticks[0]), max(*ys, y_ticks[-1])
-        self.write(chart.title, 12, 20, 15)
-        self.write(chart.y_label, 12, TOP - 10, 11)
-        self.write(chart.x_label, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, 11, anchor="middle")
-        for y in y_ticks:
-            self.marks.append(Mark([(LEFT, self.y(y)), (WIDTH - RIGHT, self.y(y))], FAINT))
-            self.write(f"{y:.0%}" if chart.percent else f"{y:g}", LEFT - 6, self.y(y) + 4, 11, anchor="end")
-        named = list(enumerate(chart.categories)) or [(x, f"{x:g}") for x in self._x_ticks(sorted({*xs}))]
-        for x, name in named:
-            self.write(name, self.x(x), HEIGHT - BOTTOM + 16, 11, anchor="middle")
-        if chart.diagonal:
-            self.marks.append(Mark([(self.x(v), self.y(v)) for v in (min(xs), max(xs))], FAINT))
-        across = LEFT
-        for index, series in enumerate(chart.series):
-            self._curve(series, COLOURS[index % len(COLOURS)], (index - (len(chart.series) - 1) / 2) * 7)
-            self.marks.append(Mark([(across, 38)], COLOURS[index % len(COLOURS)], 4))
-            self.write(series.name, across + 8, 42, 11)
-            across += 22 + 6 * len(series.name)
-
-    def _x_ticks(self, xs: list[float]) -> list[float]:
-        return _ticks(xs[0], xs[-1], inside=True) if not self.chart.log_x else xs if len(xs) <= 10 else [xs[0], xs[-1]]
-
-    def _x(self, x: float) -> float:
-        return math.log(x) if self.chart.log_x else x
-
-    def x(self, x: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * ((self._x(x) - self.x0) / (self.x1 - self.x0) if self.x1 > self.x0 else 0.5)
-
-    def y(self, y: float) -> float:
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (y - self.y0) / (self.y1 - self.y0)
-
-    def write(self, text: str, x: float, y: float, size: float, anchor: str = "start") -> None:
-        self.marks.append(Mark([(x, y)], INK, size, text, anchor))
-
-    def _curve(self, series: Series, colour: str, aside: float) -> None:
-        shift = aside if self.chart.categories else 0.0  # series of one category stand beside each other
-        at = [(self.x(x) + shift, self.y(y)) for x, y, _, _ in series.points]
-        if series.line and len(at) > 1:
-            self.marks.append(Mark(at, colour))
-        for (x, _), (_, _, low, high) in zip(at, series.points, strict=True):
+def marks(chart: Chart) -> list[Mark]:
+    """What to draw, in units from the top left corner of WIDTH by HEIGHT."""
+    points = [point for series in chart.series.values() for point in series]
+    xs = [point[0] for point in points] + ([-0.5, len(chart.categories) - 0.5] if chart.categories else [])
+    ys = [value for point in points for value in point[1:] if value is not None]
+    y_ticks = _ticks(ys + ([0.0, 1.0] if chart.percent else [0.0, *xs] if chart.diagonal else []))
+    x = _scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
+    y = _scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
+    made = [Mark([(12, 20)], size=15, text=chart.title), Mark([(12, TOP - 10)], size=11, text=chart.y_label)]
+    made.append(Mark([((LEFT + WIDTH) / 2, HEIGHT - 8)], size=11, text=chart.x_label, anchor="middle"))
+    for at in y_ticks:
+        text = f"{at:.0%}" if chart.percent else f"{at:g}"
+        made.append(Mark([(LEFT, y(at)), (WIDTH - RIGHT, y(at))], FAINT))
+        made.append(Mark([(LEFT - 6, y(at) + 4)], size=11, text=text, anchor="end"))
+    numbers = [(tick, f"{tick:g}") for tick in _ticks(xs) if min(xs) <= tick <= max(xs)]
+    for at, text in list(enumerate(chart.categories)) or numbers:
+        line = 14 * (at % 2) if len(chart.categories) > 5 else 0  # neighbours on two lines
+        made.append(Mark([(x(at), HEIGHT - BOTTOM + 16 + line)], size=11, text=text, anchor="middle"))
+    if chart.diagonal:
+        made.append(Mark([(x(at), y(at)) for at in (min(xs), max(xs))], FAINT))
+    across, down = LEFT, 38
+    for index, (name, series) in enumerate(chart.series.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        if across > LEFT and across + 8 + 6 * len(name) > WIDTH:
+            across, down = LEFT, down + 14
+        made += [Mark([(across, down)], colour, 4), Mark([(across + 8, down + 4)], size=11, text=name)]
+        across += 22 + 6 * len(name)
+        aside = (index - (len(chart.series) - 1) / 2) * 7 if chart.categories else 0.0  # beside, not over each other
+        path = [(x(point[0]) + aside, y(point[1])) for point in series]
+        made += [] if chart.categories else [Mark(sorted(path), colour)]
+        for place, (_, _, low, high) in zip(path, series, strict=True):
             if low is not None and high is not None:
-                self.marks.append(Mark([(x, self.y(low)), (x, self.y(high))], colour))
-        if len(at) <= 40 or not series.line:
-            self.marks += [Mark([point], colour, 3) for point in at]
+                made += [Mark([(place[0], y(low)), (place[0], y(high))], colour), Mark([place], colour, 3)]
+    return made
 
 
-def _ticks(low: float, high: float, inside: bool = False) -> list[float]:
-    """About five round numbers from low to high; the ends lie beyond them, or inside."""
+def _scale(low: float, high: float, begin: float, end: float) -> Callable[[float], float]:
+    """From values to places; a single value lies in the middle."""
+    return lambda value: begin + (end - begin) * ((value - low) / (high - low) if high > low else 0.5)
+
+
+def _ticks(values: Sequence[float]) -> list[float]:
+    """About five round numbers, the first and the last beyond the values."""
+    low, high = min(values), max(values)
     span = high - low or abs(high) or 1.0
-    step = 10 ** math.floor(math.log10(span / 4))
+    step = 10.0 ** math.floor(math.log10(span / 4))
     step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 6)
-    first, last = (math.ceil, math.floor) if inside else (math.floor, math.ceil)
-    return [i * step for i in range(first(low / step), last(high / step) + 1)] or [low]
+    return [i * step for i in range(math.floor(low / step), math.ceil(high / step) + 1)]
 
 
 def svg(chart: Chart) -> str:
     """The chart as one SVG element, for a page."""
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(chart.title)}">']
-    for mark in _Plot(chart).marks:
-        (x, y), fill = mark.points[0], f'fill="{mark.colour}"'
-        if mark.text:
+    for mark in marks(chart):
+        x, y = mark.points[0]
+        if mark.text is not None:
             place = f'x="{x:.1f}" y="{y:.1f}" font-size="{mark.size:g}" text-anchor="{mark.anchor}"'
-            parts.append(f"<text {place} {fill}>{html.escape(mark.text)}</text>")
+            parts.append(f'<text {place} fill="{mark.colour}">{html.escape(mark.text)}</text>')
         elif mark.size:
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{mark.size:g}" {fill}/>')
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{mark.size:g}" fill="{mark.colour}"/>')
         else:
-            path = " ".join(f"{px:.1f},{py:.1f}" for px, py in mark.points)
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in mark.points)
             parts.append(f'<polyline points="{path}" fill="none" stroke="{mark.colour}" stroke-width="1.5"/>')
     return "\n".join([*parts, "</svg>"])
 
 
 def png(charts: Sequence[Chart], path: Path, columns: int = 2) -> None:
     """All charts on one picture."""
-    rows = -(-len(charts) // columns)
-    image = Image.new("RGB", (columns * WIDTH * SCALE, rows * HEIGHT * SCALE), "white")
+    image = Image.new("RGB", (columns * WIDTH * SCALE, max(1, -(-len(charts) // columns)) * HEIGHT * SCALE), "white")
     pen = ImageDraw.Draw(image)
     for index, chart in enumerate(charts):
         left, top = index % columns * WIDTH, index // columns * HEIGHT
-        for mark in _Plot(chart).marks:
+        for mark in marks(chart):
             points = [((left + x) * SCALE, (top + y) * SCALE) for x, y in mark.points]
-            if mark.text:
+            if mark.text is not None:
                 font = ImageFont.load_default(mark.size * SCALE)
-                pen.text(points[0], mark.text, mark.colour, font, {"start": "ls", "middle": "ms", "end": "rs"}[mark.anchor])
+                pen.text(points[0], mark.text, mark.colour, font, ANCHORS[mark.anchor])
             elif mark.size:
                 pen.circle(points[0], mark.size * SCALE, mark.colour)
             else:

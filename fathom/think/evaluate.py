@@ -1,4 +1,4 @@
-"""Accuracy on problems with a checker, with an interval, and what it cost in tokens: per family, level, language, mode."""
+"""Accuracy on problems with a checker, with an interval, and its cost in tokens: by family, level, language, mode."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol
 
+import msgspec
+
 from fathom import tasks
 from fathom.batching import SamplingParams
 from fathom.batching.request import sibling_seed
+from fathom.engine import Engine
 from fathom.engine.llm import Completion
 from fathom.errors import InputError
 from fathom.tasks import Problem
 from fathom.think.intervals import wilson
-from fathom.think.modes import OWN_STYLE, Mode
+from fathom.think.modes import ANSWER_TOKENS, OWN_STYLE, Mode
 from fathom.think.passk import majority_at, pass_at
+from fathom.think.votes import normalised
 from fathom.tokenizer import Tokenizer
 
 AT_ONCE = 256  # answers asked of the engine in one go; it runs as many together as it has room for
-ANSWER_TOKENS = 32  # the room that a limit on thinking leaves for the answer, at least
 
 
 class Generates(Protocol):
@@ -31,7 +34,10 @@ class Generates(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
 
-    def generate(self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> list[Completion]: ...
+    @property
+    def engine(self) -> Engine: ...
+
+    def generate(self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], /) -> list[Completion]: ...
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ class EvalConfig:
         for family in self.families:
             if family not in tasks.FAMILIES:
                 raise InputError(f"family is {family!r}; it must be one of {', '.join(tasks.FAMILIES)}.")
+        for language in self.languages:
+            tasks.require_language(language)
         for mode in self.modes:
             if mode.limit is not None and mode.limit + ANSWER_TOKENS >= self.max_tokens:
                 raise InputError(
@@ -139,8 +147,7 @@ def run(
 def draw(config: EvalConfig, family: str, level: int, language: str = "en") -> list[Problem]:
     """The problems of one cell, a function of seed, family, level and split alone; the language only words them."""
     rng = Random(f"{config.seed}/{family}/{level}")
-    more = {} if language == "en" else {"language": language}
-    return [tasks.draw(family, level, config.split, rng, **more) for _ in range(config.n)]
+    return [tasks.draw(family, level, config.split, rng, language) for _ in range(config.n)]
 
 
 def evaluate(
@@ -150,15 +157,14 @@ def evaluate(
     """One cell: every problem asked config.samples times."""
     config = config or EvalConfig()
     problems, samples = draw(config, family, level, language), config.samples
-    prompts = [prompt for problem in problems for prompt in [mode.prompt(llm.tokenizer, problem)] * samples]
-    thinking = mode.params(llm.tokenizer)
-    params = [
-        SamplingParams(
-            max_tokens=config.max_tokens, temperature=config.temperature, thinking=thinking,
-            seed=sibling_seed(_seed(config.seed, problem), sample),
-        )
-        for problem in problems for sample in range(samples)
-    ]  # fmt: skip
+    prompts: list[list[int]] = []
+    params: list[SamplingParams] = []
+    for problem in problems:
+        prompt, thinking = mode.ask(llm.tokenizer, llm.engine.context_tokens, problem, config.max_tokens)
+        seeds = [sibling_seed(_seed(config.seed, problem), sample) for sample in range(samples)]
+        one = SamplingParams(max_tokens=config.max_tokens, temperature=config.temperature, thinking=thinking)
+        prompts += [prompt] * samples
+        params += [msgspec.structs.replace(one, seed=seed) for seed in seeds]
     answers: list[Completion] = []
     for begin in range(0, len(prompts), AT_ONCE):
         answers += llm.generate(prompts[begin : begin + AT_ONCE], params[begin : begin + AT_ONCE])
@@ -176,9 +182,8 @@ def problem_hash(problems: Iterable[Problem]) -> str:
 
 
 def ballot(answer: Completion) -> str | None:
-    """What an answer votes for: its text, spaces and a closing full stop apart; None abstains: empty, or cut off."""
-    text = " ".join(answer.text.split()).removesuffix(".")
-    return text if text and answer.finish_reason == "stop" else None
+    """What an answer votes for, as in the votes that are served; None abstains: empty, or cut off."""
+    return normalised(answer.text) if answer.finish_reason == "stop" else None
 
 
 def _score(mode: Mode, problems: list[Problem], answers: list[Completion], marks: list[bool]) -> Score:
@@ -192,7 +197,7 @@ def _score(mode: Mode, problems: list[Problem], answers: list[Completion], marks
         family=one.family, level=one.level, effort=mode.label, n=n, correct=sum(right), accuracy=accuracy,
         low=low, high=high, tokens_mean=total / len(answers),
         cut_off=sum(answer.finish_reason == "length" for answer in answers),
-        distinct=len({problem.key for problem in problems}), language=getattr(one, "language", "en"), samples=samples,
+        distinct=len({problem.key for problem in problems}), language=one.language, samples=samples,
         thinking_mean=sum(thought) / len(answers), answer_mean=(total - sum(thought)) / len(answers),
         problems=problem_hash(problems), asked=mode.asked, pass_at=passes, majority_at=majorities, right=tuple(right),
         used=tuple(sum(thought[i * samples : (i + 1) * samples]) / samples for i in range(n)),
@@ -227,7 +232,7 @@ def _parts(items: list[Any], size: int) -> Iterator[list[Any]]:
 def _record(problem: Problem, mode: Mode, sample: int, answer: Completion, mark: bool) -> Record:
     thought = answer.usage.reasoning_tokens
     return {
-        "family": problem.family, "level": problem.level, "language": getattr(problem, "language", "en"),
+        "family": problem.family, "level": problem.level, "language": problem.language,
         "effort": mode.label, "key": problem.key, "sample": sample,
         "correct": mark, "thinking_tokens": thought, "answer_tokens": len(answer.token_ids) - thought,
         "finish_reason": answer.finish_reason, "text": answer.text,

@@ -1,4 +1,4 @@
-"""How sure a measured proportion is, alone and against another on the same problems. Closed forms but for one bootstrap."""
+"""How sure a measured proportion is, alone and against another on the same problems."""
 
 from __future__ import annotations
 

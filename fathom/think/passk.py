@@ -1,4 +1,4 @@
-"""What k samples are worth, estimated from n of them: one is right (pass@k), or the most frequent answer is (majority@k).
+"""What k samples are worth, estimated from n: one is right (pass@k), or the most frequent answer is (majority@k).
 
 Both are means over all subsets of k of the n samples, without drawing any: unbiased, and of less variance than trying.
 """
@@ -46,8 +46,8 @@ def majority_at(right: Sequence[int], wrong: Sequence[int], abstained: int, ks: 
 def _won_with(
     votes: int, right: Sequence[int], wrong: Sequence[int], abstained: int, most: int
 ) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Subsets in which no answer has more than so many votes, counted by size and by how many answers have just so many;
-    and the sum over them of how many of those answers are right. Both [sizes up to most, ties]."""
+    """Subsets in which no answer has more than so many votes, by size and by how many answers have just so many: their
+    number, and the sum over them of how many of those answers are right. Both [sizes up to most, ties]."""
     ways = numpy.zeros((most + 1, most // votes + 1))
     ways[0, 0] = 1.0
     winning = numpy.zeros_like(ways)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,9 @@ class Result:
             table.pop("problems")
             return cls(**table | {"scores": tuple(score_from(each) for each in table["scores"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is not a result of an evaluation ({error}); make one with `fathom eval --out`.") from error
+            raise InputError(
+                f"{path} is not a result of an evaluation ({error}); make one with `fathom eval --out`."
+            ) from error
 
 
 def score_from(table: Mapping[str, Any]) -> Score:
@@ -107,21 +109,26 @@ def _joined(part: list[Score]) -> Score:
     """One score for several cells; means are over problems."""
     n, samples = sum(score.n for score in part), part[0].samples
     if any(score.samples != samples for score in part):
-        raise InputError(f"{part[0].effort}: cells of {samples} samples and of others cannot be joined; keep them apart.")
+        raise InputError(
+            f"{part[0].effort}: cells of {samples} samples and of others cannot be joined; keep them apart."
+        )
 
     def mean(values: Iterable[float]) -> float:
         return sum(value * score.n for value, score in zip(values, part, strict=True)) / n
 
     correct = sum(score.correct for score in part)
     low, high = wilson(correct / samples, n)
-    same = {name: {getattr(score, name) for score in part} for name in ("family", "level", "effort", "language", "asked")}
+    same = {
+        name: {getattr(score, name) for score in part} for name in ("family", "level", "effort", "language", "asked")
+    }
     named = {name: values.pop() if len(values) == 1 else None for name, values in same.items()}
     return Score(
         family=named["family"] or "all", level=named["level"] or 0, effort=named["effort"] or "all",
         language=named["language"] or "all", asked=named["asked"], n=n, samples=samples, correct=correct,
         accuracy=correct / (n * samples), low=low, high=high, tokens_mean=mean(score.tokens_mean for score in part),
         cut_off=sum(score.cut_off for score in part), distinct=sum(score.distinct for score in part),
-        thinking_mean=mean(score.thinking_mean for score in part), answer_mean=mean(score.answer_mean for score in part),
+        thinking_mean=mean(score.thinking_mean for score in part),
+        answer_mean=mean(score.answer_mean for score in part),
         pass_at={k: mean(score.pass_at[k] for score in part) for k in part[0].pass_at},
         majority_at={k: mean(score.majority_at[k] for score in part) for k in part[0].majority_at},
         right=tuple(each for score in part for each in score.right),
@@ -131,33 +138,39 @@ def _joined(part: list[Score]) -> Score:
 
 def asked_and_used(scores: Iterable[Score], *, enforced: bool) -> Obedience | None:
     """Asked against used length, over the modes that enforce what they ask for, or over those that only ask."""
-    chosen = [score for score in scores if score.asked and score.effort.startswith("asked ") is not enforced]
+    chosen = [score for score in scores if score.effort.startswith("budget " if enforced else "asked ")]
     pairs = [(score.asked or 0, used) for score in chosen for used in score.used]
     return obedience([asked for asked, _ in pairs], [used for _, used in pairs]) if pairs else None
 
 
-def compare(a: Result, b: Result) -> dict[str, Paired]:
-    """b against a, family by family and over "all", on the problems that both were asked.
+def compare(a: Result, b: Result) -> list[tuple[str, str, Paired]]:
+    """b against a, on the problems that both were asked: (mode, family, pair), and family "all" for each mode.
 
-    Cells are paired by family, level, language and mode; if each result has one mode, by the first three.
+    Cells are paired by family, level, language and mode; if each result has one mode, whatever those are.
     Raises: InputError: no cell of both has the same problems.
     """
-    modes = [{score.effort for score in result.scores} for result in (a, b)]
-    by_mode = any(len(labels) > 1 for labels in modes)
+    modes = [list(dict.fromkeys(score.effort for score in result.scores)) for result in (a, b)]
+    one = f"{modes[0][0]} / {modes[1][0]}" if len(modes[0]) == len(modes[1]) == 1 and modes[0] != modes[1] else None
 
     def cells(result: Result) -> dict[tuple[Any, ...], Score]:
-        return {(s.family, s.level, s.language, s.problems, s.effort if by_mode else ""): s for s in result.scores}
+        return {(one or s.effort, s.family, s.level, s.language, s.problems): s for s in result.scores}
 
     of_a, of_b = cells(a), cells(b)
     shared = [key for key in of_a if key in of_b]
     if not shared:
         raise InputError(
-            f"{a.model} (modes {', '.join(sorted(modes[0]))}) and {b.model} (modes {', '.join(sorted(modes[1]))}) were "
-            "asked no problems in common; evaluate both with the same seed, n, split, levels and efforts."
+            f"{a.model} (modes {', '.join(modes[0])}) and {b.model} (modes {', '.join(modes[1])}) were asked no "
+            "problems in common; evaluate both with the same seed, n, split, levels and efforts."
         )
-    rates = {key: [[right / of[key].samples for right in of[key].right] for of in (of_a, of_b)] for key in shared}
-    families = {**dict.fromkeys(key[0] for key in shared), "all": None}
-    return {
-        family: paired(*([rate for key in shared if family in (key[0], "all") for rate in rates[key][i]] for i in (0, 1)))
-        for family in families
-    }
+    found = []
+    for mode in dict.fromkeys(key[0] for key in shared):
+        here = [key for key in shared if key[0] == mode]
+        for family in [*dict.fromkeys(key[1] for key in here), "all"]:
+            part = [key for key in here if family in (key[1], "all")]
+            found.append((mode, family, paired(*([*_rates(of[key] for key in part)] for of in (of_a, of_b)))))
+    return found
+
+
+def _rates(scores: Iterable[Score]) -> Iterator[float]:
+    """Of each problem in turn: the share of its samples that are right."""
+    return (right / score.samples for score in scores for right in score.right)

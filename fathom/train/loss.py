@@ -12,7 +12,6 @@ from fathom import ops
 from fathom.model import Batch, Routing, Transformer
 from fathom.train.packing import Packed
 
-
 #: What a prediction costs: (documents, logits [rows, vocabulary], place of each predicted token [rows]) -> [rows].
 Criterion = Callable[[Packed, Tensor, Tensor], Tensor]
 

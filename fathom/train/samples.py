@@ -72,7 +72,8 @@ def _sample(found: Any) -> Sample:
     unknown = set(found) - set(Sample.__dataclass_fields__)
     if unknown:
         raise ValueError(f"unknown field {sorted(unknown)[0]!r}")
-    sample = Sample(**{"thought": None} | found | {"messages": tuple(found["messages"])})
+    fields: dict[str, Any] = {"thought": None} | found | {"messages": tuple(found["messages"])}
+    sample = Sample(**fields)
     if not sample.messages or not all(isinstance(message, dict) for message in sample.messages):
         raise ValueError("messages is empty, or one of them is no object")
     if not isinstance(sample.reply, str) or not isinstance(sample.thought, str | None):

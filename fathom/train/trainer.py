@@ -188,7 +188,7 @@ class Trainer:
         found = (self.data.batch(step, recipe.train.micro_rows, i * recipe.train.micro_rows) for i in range(count))
         parts = [part for part in found if part.rows]
         rows = sum(part.rows for part in parts)
-        counted = sum(int(part.counted.sum()) for part in parts)
+        counted = max(1, sum(int(part.counted.sum()) for part in parts))  # long prompts may fill every row
         totals = dict.fromkeys(("main", "mtp", "balance", "mtp_correct"), 0.0)
         loads: dict[int, Tensor] = {}
         self.optimiser.zero_grad(set_to_none=True)
@@ -252,11 +252,11 @@ class Trainer:
         return [p for group in self.optimiser.param_groups for p in group["params"]]
 
     def _tokenizer(self) -> Tokenizer:
-        """The run's tokenizer: the initial checkpoint's, or learned once, then read."""
-        if self.init:
-            return Tokenizer.load(self.init)
+        """The run's tokenizer: the one in its folder, else the initial checkpoint's, else learned now."""
         directory = self.run_dir / "tokenizer"
         if not (directory / "tokenizer.json").exists():
+            if self.init:
+                return Tokenizer.load(self.init)
             train_tokenizer(self.recipe.data, self.recipe.train.seed).save(directory)
         return Tokenizer.load(directory)
 
@@ -288,7 +288,7 @@ def initial_config(init: Path, changes: dict[str, Any]) -> ModelConfig:
     """
     config = ModelConfig.from_dict(ModelConfig.read(init).to_dict() | changes, f"recipe: model, over {init}")
     if config.packed:
-        raise ConfigError(f"{init} is packed at {config.packed.bits} bits; train the checkpoint that it was made from.")
+        raise ConfigError(f"{init} is packed at {config.packed.bits} bits; use the checkpoint that it was made from.")
     held = mtp_layers(init)
     if held < config.num_nextn_predict_layers:
         log.warning("%s holds %d of %d MTP modules; the rest is left out", init, held, config.num_nextn_predict_layers)

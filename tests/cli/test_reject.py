@@ -11,7 +11,9 @@ FEW = ["--family", "arithmetic", "--set", "reject.count=2", "--set", "reject.sam
 
 def test_json_has_the_counts_and_the_files_are_there(tiny_model, tmp_path, capsys) -> None:
     out, dropped = tmp_path / "kept.jsonl", tmp_path / "dropped.jsonl"
-    assert main(["reject", "--model", str(tiny_model), "--out", str(out), "--dropped", str(dropped), *FEW, "--json"]) == 0
+    assert (
+        main(["reject", "--model", str(tiny_model), "--out", str(out), "--dropped", str(dropped), *FEW, "--json"]) == 0
+    )
     found = json.loads(capsys.readouterr().out)
     assert (found["problems"], found["sampled"], found["kept"]) == (2, 4, 0)
     assert sum(found["dropped"].values()) == 4

@@ -19,7 +19,7 @@ from fathom.posttrain.update import OptimiserConfig
 from fathom.tokenizer import Tokenizer
 from tests.model.tiny import CONFIG
 
-PROBLEMS = ProblemConfig(levels={"arithmetic": [1], "chain": [1]}, controls={"budget": 0.3, "direct": 0.3})
+PROBLEMS = ProblemConfig(levels={"arithmetic": [1], "chain": [1]}, controls={"budget": 0.2, "direct": 0.6})
 TINY = GRPOConfig(
     steps=3,
     save_every=2,

@@ -45,4 +45,8 @@ class Scripted:
 
     def _with_controls(self, text: str) -> list[int]:
         special = self.tokenizer.special
-        return [i for piece in self.tokenizer.split(text) for i in ([special[piece]] if piece in special else self.tokenizer.encode(piece))]
+        return [
+            i
+            for piece in self.tokenizer.split(text)
+            for i in ([special[piece]] if piece in special else self.tokenizer.encode(piece))
+        ]

@@ -76,7 +76,9 @@ def test_a_lucky_reply_is_outvoted_by_the_same_wrong_answer_given_more_often() -
 
 def test_right_answers_vote_together_however_they_put_it() -> None:
     countdown = Problem("countdown", 1, "countdown 2 3 4 > 24", "Use 2, 3 and 4 to make 24.", "", "", "")
-    ones = [Candidate(countdown, "t", reply, 9, True) for reply in ("2 * 3 * 4 = 24", "4 * (2 * 3) = 24", "2 + 3 + 4 = 24")]
+    ones = [
+        Candidate(countdown, "t", reply, 9, True) for reply in ("2 * 3 * 4 = 24", "4 * (2 * 3) = 24", "2 + 3 + 4 = 24")
+    ]
     assert [ballot(one) for one in ones] == ["right", "right", "wrong: 2 + 3 + 4 = 24"]
     assert group(*ones).votes == {"right": 2, "wrong: 2 + 3 + 4 = 24": 1}
 
@@ -130,7 +132,9 @@ def test_problems_of_other_splits_are_dropped_whatever_is_known_of_their_wording
 def test_a_prompt_that_repeats_a_held_out_one_is_dropped() -> None:
     held_out = HeldOut.of([replace(PROBLEM, key="another", prompt="what is  17 + 25")])
     assert choose(group(GOOD, held_out=held_out), keep=1) == [(GOOD, "held out")]
-    assert choose(group(GOOD, held_out=HeldOut.of([replace(PROBLEM, prompt="What is 17 + 26?")])), keep=1) == [(GOOD, None)]
+    assert choose(group(GOOD, held_out=HeldOut.of([replace(PROBLEM, prompt="What is 17 + 26?")])), keep=1) == [
+        (GOOD, None)
+    ]
 
 
 def test_thirteen_words_in_a_row_give_one_held_out_problem_away_but_shared_wording_does_not() -> None:

@@ -72,7 +72,10 @@ def test_facts_add_up() -> None:
 
 def test_budget_error_is_relative() -> None:
     found = collector({"accuracy": 1.0}).collect(0)
-    asked = [replace(a, budget_tokens=10, thought_tokens=t) for a, t in zip(found.groups[0].answers, (10, 5, 20), strict=True)]
+    asked = [
+        replace(a, budget_tokens=10, thought_tokens=t)
+        for a, t in zip(found.groups[0].answers, (10, 5, 20), strict=True)
+    ]
     only = replace(found, groups=[replace(found.groups[0], answers=asked)])
     assert facts(only)["budget_error"] == pytest.approx((0 + 0.5 + 1.0) / 3)
     free = [replace(answer, budget_tokens=None) for answer in asked]

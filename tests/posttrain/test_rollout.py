@@ -74,8 +74,12 @@ def answer_of(text: list[int | str], prompt=PROMPTS[0], finish="stop"):
     return read_answer(Trial(prompt, tuple(ids), (0.0,) * len(ids), finish), tokenizer(), EOS)
 
 
-THINKING = next(prompt for prompt in PROMPTS + [draw_prompt(PROBLEMS, tokenizer(), f"{i}") for i in range(9)] if prompt.thinking)
-DIRECT = next(prompt for prompt in [draw_prompt(PROBLEMS, tokenizer(), f"{i}") for i in range(30)] if not prompt.thinking)
+THINKING = next(
+    prompt for prompt in PROMPTS + [draw_prompt(PROBLEMS, tokenizer(), f"{i}") for i in range(9)] if prompt.thinking
+)
+DIRECT = next(
+    prompt for prompt in [draw_prompt(PROBLEMS, tokenizer(), f"{i}") for i in range(30)] if not prompt.thinking
+)
 THINK, END = tokenizer().think_id, tokenizer().end_think_id
 
 
@@ -110,7 +114,7 @@ def test_direct_answers_are_all_reply() -> None:
 
 def test_seeds_are_of_names() -> None:
     assert seed_of("1/2/3/4") == seed_of("1/2/3/4") != seed_of("1/2/3/5")
-    assert 0 <= min(seed_of(str(i)) for i in range(99)) and max(seed_of(str(i)) for i in range(99)) < 2**63
+    assert all(seed_of(str(i)) in range(2**63) for i in range(99))
 
 
 @pytest.mark.parametrize("changes", [{"samples": 1}, {"groups": 0}, {"temperature": 0.0}, {"resample": -1}])

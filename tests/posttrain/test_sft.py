@@ -141,6 +141,13 @@ def test_the_correction_bias_moves_only_when_told(base, finished, tmp_path) -> N
         assert moved.read(name).abs().max() == pytest.approx(0.01)
 
 
+def test_a_warmup_longer_than_the_run_is_said(base, caplog) -> None:
+    assert replace(CONFIG, micro_rows=0).recipe(base, steps=3).train.micro_rows == CONFIG.rows
+    assert caplog.text == ""
+    CONFIG.recipe(base, steps=2)
+    assert "2 steps end within warmup_steps=2" in caplog.text
+
+
 def test_the_ledger_says_what_was_read(finished, base) -> None:
     event = next(e for e in read(finished) if e["event"] == "sft")
     documents = encode(samples(), Tokenizer.load(base), CONFIG.row_tokens)

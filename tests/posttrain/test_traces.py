@@ -13,7 +13,9 @@ from fathom.tokenizer import Tokenizer
 from fathom.tokenizer.effort import REFLECT
 from fathom.train.samples import Sample, read_samples, write_samples
 
-CONFIG = TraceConfig(samples=300, problems=Mixture({"arithmetic": (1, 2), "chain": (1,), "sorting": (1, 2)}, chinese=0.3))
+CONFIG = TraceConfig(
+    samples=300, problems=Mixture({"arithmetic": (1, 2), "chain": (1,), "sorting": (1, 2)}, chinese=0.3)
+)
 CONTROLLED = {"reflective", "budget"}
 
 

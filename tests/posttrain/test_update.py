@@ -1,4 +1,4 @@
-"""The inner epoch: ratios of exactly 1 at first, gradients by another way, what has no gradient and what is left out."""
+"""The inner epoch: ratios of exactly 1 at first, gradients by another way, what has none, what is left out."""
 
 from __future__ import annotations
 
@@ -129,3 +129,16 @@ def test_warmup_rises_to_lr() -> None:
     assert [config.at(1.0, step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     with pytest.raises(ConfigError, match="mini_batches is 0"):
         OptimiserConfig(mini_batches=0)
+
+
+def test_activations_in_bfloat16_give_nearly_the_gradient_and_the_same_values() -> None:
+    objective = ObjectiveConfig(kl=0.0)
+    groups, old = sampled()
+    learner, measured = Learner(deepcopy(tiny()), CONFIG), Measured()
+    learner.model.compute_dtype = torch.bfloat16
+    batch = [lesson for some in lessons(groups, old, None, objective) for lesson in some]
+    learner.mini_batch(batch, old, 1.0, objective, 0, measured)
+    assert measured.ratio_low == measured.ratio_high == 1.0 and measured.torch_gap > 1e-3
+    exact, _ = one_batch(objective)
+    one, other = (torch.cat([p.grad.flatten() for p in each.trunk]) for each in (learner, exact))
+    assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.99

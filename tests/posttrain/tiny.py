@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+import torch
+
 from fathom import tasks
 from fathom.checkpoint import save_weights
 from fathom.config import ModelConfig
@@ -31,7 +33,7 @@ def write_model(directory: Path, seed: int = 1, **changes) -> Path:
     config = replace(ModelConfig.from_dict(MODEL), vocab_size=ids.vocab_size, torch_dtype="float32", **changes)
     config = replace(config, bos_token_id=ids.bos_id, eos_token_id=ids.eos_id)
     model = init_weights(Transformer(config), std=0.2, seed=seed)
-    save_weights(directory, export_tensors(model, model.lm_head.weight.dtype), config.to_dict(), extra_files=ids.files())
+    save_weights(directory, export_tensors(model, torch.float32), config.to_dict(), extra_files=ids.files())
     return directory
 
 

@@ -131,6 +131,7 @@ def test_the_checker_does_not_trust_the_solver():
         ("57 - 8", "49", "49+8 9+8=17 7\n4+0 4+0+1=5 57\n57=57\nok"),
         ("7 * 384", "2688", "2688 26/7=3 5 3\n588 58/7=8 2 38\n28 28/7=4 0 384\n384=384\nok"),
         ("7 * 201", "1407", "1407 14/7=2 0 2\n07 0/7=0 0 20\n7 7/7=1 0 201\n201=201\nok"),
+        ("4 * 607", "2428", "2428 24/4=6 0 6\n28 2/4=0 2 60\n28 28/4=7 0 607\n607=607\nok"),
         ("7 * 384", "2690", "2690 26/7=3 5 3\n590 59/7=8 3 38\n30 30/7=4 2 384\nno"),
         ("0 * 7", "0", "7*0 7*0=0 0\n0=0\nok"),
     ],
@@ -163,3 +164,13 @@ def test_a_slip_forgets_a_carry_where_there_is_one():
 
 def test_a_product_with_nothing_has_no_slip():
     assert TASK.slip(Random(0), problem("arithmetic 0 * 7", "0")) is None
+
+
+@pytest.mark.parametrize("digit", range(1, 10))
+def test_a_quotient_and_its_remainder_are_right(digit):
+    for product in range(0, 9000, 7):
+        lines = TASK.verify(problem(f"arithmetic {digit} * 10000", ""), str(product)).split("\n")
+        assert lines[-1] == "no"
+        last = lines[-2] if product % digit else lines[-3]
+        *_, remainder, quotient = last.split(" ")
+        assert (int(quotient), int(remainder)) == divmod(product, digit)

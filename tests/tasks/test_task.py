@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from random import Random
 
 import pytest
 
 from fathom.errors import InputError
 from fathom.tasks import FAMILIES
-from fathom.tasks.task import MAX_ANSWER_CHARACTERS, final_line, require_language, require_level, verdict, wording
+from fathom.tasks.task import (
+    MAX_ANSWER_CHARACTERS,
+    final_line,
+    require_language,
+    require_level,
+    stated,
+    verdict,
+    wording,
+)
+
+NUMBER = re.compile("[0-9]+")
+SUM = {"en": "The sum is {}.", "zh": "和是{}。"}
 
 
 def test_outer_space_and_a_full_stop_do_not_matter():
@@ -37,6 +49,18 @@ def test_what_the_words_draw_does_not_move_the_problems():
     assert first.random() == second.random()
     first.random()
     assert one.random() == two.random()
+
+
+@pytest.mark.parametrize("text", ["12", " 12.\n", "12。", "The sum is 12.", "The sum is 12", "和是12。"])
+def test_an_answer_may_stand_alone_or_in_the_reply_of_a_language(text):
+    assert stated(text, SUM, NUMBER) == "12"
+
+
+@pytest.mark.parametrize(
+    "text", ["The sum is The sum is 12.", "和是The sum is 12.", "12 The sum is", "和12", "12.。", "the sum is 12"]
+)
+def test_a_reply_is_taken_off_once_and_whole(text):
+    assert stated(text, SUM, NUMBER) is None
 
 
 @pytest.mark.parametrize("text", ["x" * (MAX_ANSWER_CHARACTERS + 1), "１２", "²", "12\u200b"])

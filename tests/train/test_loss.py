@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fathom.model import Batch, Routing
-from fathom.train.packing import Packed
 from fathom.train.loss import LossConfig, balance_loss, compute, predictions
+from fathom.train.packing import Packed
 from tests.model.tiny import CONFIG, model
 
 
