@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fathom.layout.deploy import Pool
     from fathom.serve.launch import ServeConfig, Started
     from fathom.serve.messages import Ranks
+    from fathom.think.account import Prices
 
 NAME = "serve"
 HELP = "Serve a model: the chat page at / and OpenAI's API at /v1. Listens on this machine only unless told otherwise."
@@ -104,7 +105,6 @@ def configured(args: argparse.Namespace) -> ServeConfig:
     from fathom.serve.launch import ENGINE, ServeConfig
     from fathom.serve.router import RouterConfig
     from fathom.serve.secret import read_secret
-    from fathom.think.account import Prices
 
     settings: dict[str, Any] = {}
     pools, router = _pools(args), RouterConfig()
@@ -149,9 +149,15 @@ def configured(args: argparse.Namespace) -> ServeConfig:
         secret=read_secret(args.worker_secret) if far else b"",
         ray=args.ray or "",
         drain_s=args.drain,
-        prices=Prices(per_hour=args.price_per_hour),
+        prices=_prices(args),
         limits=Limits(max_queued=args.max_queued),
     )
+
+
+def _prices(args: argparse.Namespace) -> Prices:
+    from fathom.think.account import Prices
+
+    return Prices(per_hour=args.price_per_hour)
 
 
 def _pools(args: argparse.Namespace) -> tuple[Pool, ...]:

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 NAME = "speedrun"
 HELP = (
-    "Data, tokenizer, base, longer context, SFT, GRPO, rejection sampling, distillation, evaluation, report: all in "
+    "Tokenizer, base, longer context, SFT, GRPO, rejection sampling, distillation, evaluation, report: all in "
     "one run. Run again with the same --out to go on where it stopped."
 )
 TIERS = ("cpu", "gpu")
 INTERRUPTED = 130
-STAGES = ("data", "base", "extend", "sft", "grpo", "reject", "distil", "eval")
+STAGES = ("tokenizer", "base", "extend", "sft", "grpo", "reject", "distil", "eval")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +76,7 @@ def shipped(tier: str) -> Path:
 def shown(line: Line) -> str:
     """A line of progress."""
     minutes, seconds = divmod(round(line.left_s), 60)
-    return f"[{line.number}/{line.stages}] {line.stage:<7} {line.text}   {minutes}:{seconds:02d} left"
+    return f"[{line.number}/{line.stages}] {line.stage:<9} {line.text}   {minutes}:{seconds:02d} left"
 
 
 def table(seconds: dict[str, float | None], rows: list[dict[str, Any]]) -> str:

@@ -1,13 +1,13 @@
 """From nothing to a concise reasoner, in one recipe: base, longer context, cold start, GRPO, rejection, distillation.
 
-    data      a tokenizer, samples in every style, samples in the house style          traces.py
-    base      pretraining in a short context                                           train/trainer.py
-    extend    the context made longer with YaRN, a little training in it
-    sft       cold start: the base learns to reflect, and to obey budgets              sft.py
-    grpo      the teacher: reinforcement learning with rewards that check the answer   grpo.py
-    reject    the teacher's right, short, consistent replies                           reject.py
-    distil    the student: the base again, fine-tuned on these and the house style
-    eval      each model from `extend` on, asked the same fresh problems               think/evaluate.py
+    tokenizer   learned from the problems and what is said of them
+    base        pretraining in a short context                                           train/trainer.py
+    extend      the context made longer with YaRN, a little training in it
+    sft         cold start: the base learns to reflect, and to obey budgets              traces.py, sft.py
+    grpo        the teacher: reinforcement learning with rewards that check the answer   grpo.py
+    reject      the teacher's right, short, consistent replies                           reject.py
+    distil      the student: the base again, fine-tuned on these and the house style
+    eval        each model from `extend` on, asked the same fresh problems               think/evaluate.py
 
 A recipe with a `start`, a checkpoint, has no base of its own.
 
@@ -40,7 +40,7 @@ from fathom.think.evaluate import run as evaluate
 from fathom.think.modes import Mode
 from fathom.think.results import SUFFIX, Result
 from fathom.tokenizer import Tokenizer
-from fathom.train.samples import read_samples, write_samples
+from fathom.train.samples import Sample, read_samples, write_samples
 from fathom.train.trainer import Progress, Recipe, Trainer
 
 MODEL = "model"  # where a stage leaves its checkpoint
@@ -120,15 +120,15 @@ def pipeline(recipe: Speedrun, out: Path, device: str = "cpu") -> Pipeline:
         facts = {section: parts[section] for section in sections} | more
         return Stage(name, needs, facts, planned.pop(name, 60.0), getattr(works, name))
 
-    vocab_size = recipe.base.data.vocab_size
+    more = {"samples": recipe.tokenizer_samples, "vocab_size": recipe.base.data.vocab_size}
     stages = [
-        stage("data", (), "traces", "house", "tokenizer_samples", "start", vocab_size=vocab_size),
-        *([] if recipe.start else [stage("base", ("data",), "base")]),
-        stage("extend", ("data" if recipe.start else "base",), "extend"),
-        stage("sft", ("data", "extend"), "sft"),
+        stage("tokenizer", (), "problems", "start", **more),
+        *([] if recipe.start else [stage("base", ("tokenizer",), "base")]),
+        stage("extend", ("tokenizer" if recipe.start else "base",), "extend"),
+        stage("sft", ("extend",), "traces", "sft"),
         stage("grpo", ("sft",), "grpo"),
         stage("reject", ("grpo",), "reject"),
-        stage("distil", ("data", recipe.student, "reject"), "distil"),
+        stage("distil", (recipe.student, "reject"), "house", "distil"),
         stage("eval", MEASURED, "measure", "problems"),
     ]
     if planned:
@@ -144,36 +144,31 @@ class _Works:
     def __init__(self, recipe: Speedrun, out: Path, device: str) -> None:
         self.recipe, self.out, self.device = recipe, out, device
 
-    def data(self, folder: Path, tell: Tell) -> bool:
+    def tokenizer(self, folder: Path, tell: Tell) -> bool:
         recipe = self.recipe
         if recipe.start:
-            tokenizer = Tokenizer.load(find_model(recipe.start))
+            made = Tokenizer.load(find_model(recipe.start))
         else:
-            texts = traces.texts(recipe.traces, recipe.tokenizer_samples)
-            tokenizer = Tokenizer.train(texts, recipe.base.data.vocab_size, digits=1)
-        tokenizer.settings["obeys_effort"] = True  # from the cold start on
-        tokenizer.save(folder / "tokenizer")
-        for name, config in (("traces", recipe.traces), ("house", recipe.house)):
-
-            def show(done: int, total: int, name: str = name) -> None:
-                tell(f"{name}: {done:,} of {total:,} samples", None)
-
-            write_samples(folder / f"{name}.jsonl", traces.build(config, tokenizer, show))
+            tell(f"{recipe.tokenizer_samples:,} problems, {recipe.base.data.vocab_size} tokens", None)
+            texts = traces.texts(recipe.problems, recipe.tokenizer_samples)
+            made = Tokenizer.train(texts, recipe.base.data.vocab_size, digits=1)
+        made.settings["obeys_effort"] = True  # from the cold start on
+        made.save(folder)
         return True
 
     def base(self, folder: Path, tell: Tell) -> bool:
-        Tokenizer.load(self.out / "data/tokenizer").save(folder / "tokenizer")
+        Tokenizer.load(self.out / "tokenizer").save(folder / "tokenizer")
         return Trainer(self.recipe.base, folder, self.device).run(training(tell)) is not None
 
     def extend(self, folder: Path, tell: Tell) -> bool:
-        Tokenizer.load(self.out / "data/tokenizer").save(folder / "tokenizer")
+        Tokenizer.load(self.out / "tokenizer").save(folder / "tokenizer")
         init = self.recipe.start or str(self.out / "base" / MODEL)
         recipe = self.recipe.extend
         recipe = replace(recipe, train=replace(recipe.train, init=init))
         return Trainer(recipe, folder, self.device).run(training(tell)) is not None
 
     def sft(self, folder: Path, tell: Tell) -> bool:
-        samples = list(read_samples(self.out / "data/traces.jsonl"))
+        samples = self._made(self.recipe.traces, folder / "traces.jsonl", tell)
         init = self.out / "extend" / MODEL
         return train_on(samples, init, folder, self.recipe.sft, training(tell), self.device) is not None
 
@@ -201,10 +196,18 @@ class _Works:
         return True
 
     def distil(self, folder: Path, tell: Tell) -> bool:
-        samples = [*read_samples(self.out / "reject/kept.jsonl"), *read_samples(self.out / "data/house.jsonl")]
+        house = self._made(self.recipe.house, folder / "house.jsonl", tell)
+        samples = [*read_samples(self.out / "reject/kept.jsonl"), *house]
         Random(self.recipe.distil.seed).shuffle(samples)
         init = self.out / self.recipe.student / MODEL
         return train_on(samples, init, folder, self.recipe.distil, training(tell), self.device) is not None
+
+    def _made(self, config: TraceConfig, file: Path, tell: Tell) -> list[Sample]:
+        """Samples of the solvers, kept in a file to look at."""
+        tokenizer = Tokenizer.load(self.out / "tokenizer")
+        made = traces.build(config, tokenizer, lambda n, total: tell(f"{n:,} of {total:,} samples made", None))
+        write_samples(file, made)
+        return made
 
     def eval(self, folder: Path, tell: Tell) -> bool:
         jobs = list(measurements(self.recipe))

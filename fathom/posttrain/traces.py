@@ -27,6 +27,7 @@ from fathom.train.samples import Sample
 
 KINDS = ("direct", "concise", "reflective", "budget")
 SMALL_TALK = "small talk"
+BUDGETS = (32, 48, 64, 96, 128, 192, 256)  # tokens of thought
 
 # Nearly every problem is shorter than a sensible row; as many misses in a row mean that none is.
 MAX_DRAWS = 1_000
@@ -46,7 +47,7 @@ class TraceConfig:
         default_factory=lambda: {"direct": 0.12, "concise": 0.36, "reflective": 0.20, "budget": 0.28}
     )
     problems: Mixture = field(default_factory=Mixture)
-    budgets: tuple[int, ...] = (32, 48, 64, 96, 128, 192, 256)
+    budgets: tuple[int, ...] = BUDGETS
     slip_share: float = thoughts.SLIP_SHARE  # of the reflective samples
     longest: int = 512
 
@@ -105,14 +106,14 @@ def asked(problem: Problem, line: str | None = None) -> tuple[dict[str, str], ..
     return tuple(dict(message) for message in with_control([{"role": "user", "content": problem.prompt}], line))
 
 
-def texts(config: TraceConfig, count: int) -> Iterator[str]:
+def texts(problems: Mixture, count: int, seed: int = 0) -> Iterator[str]:
     """What a vocabulary for such samples is learned from: `count` problems with all that is said of them."""
-    rng = Random(f"{config.seed}/texts")
+    rng = Random(f"{seed}/texts")
     for number in range(count):
-        problem = config.problems.draw("train", rng)
+        problem = problems.draw("train", rng)
         task = tasks.named(problem.family)
-        yield from (problem.prompt, thoughts.reflective(task, problem, rng, config.slip_share), problem.reply)
-        yield REFLECT if number % 2 else f"{control(None, rng.choice(config.budgets))}"
+        yield from (problem.prompt, thoughts.reflective(task, problem, rng), problem.reply)
+        yield REFLECT if number % 2 else f"{control(None, rng.choice(BUDGETS))}"
         yield from smalltalk.sample(rng, problem.language)
 
 

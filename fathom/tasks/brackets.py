@@ -63,7 +63,7 @@ ANSWERS = {"close": re.compile(r"[])}](?: ?[])}]){0,8}"), "fault": re.compile(r"
 
 @dataclass(frozen=True)
 class Brackets:
-    """Rows of 4 to 16 brackets of three kinds, at most five deep; closers may be wrong where the first fault is asked."""
+    """Rows of 4 to 16 brackets of three kinds, at most five deep; some closers are wrong where a fault is asked."""
 
     name: str = "brackets"
     levels: tuple[int, ...] = (1, 2, 3, 4)

@@ -41,6 +41,7 @@ TEMPLATES = {
     ),
 }
 REPLIES = {"en": "The path is {}.", "zh": "路径是 {}。"}
+ANSWER = re.compile(r"[1-6]{2}(?: [1-6]{2})*")
 KEY = re.compile(r"grid (\d)x\d walls ([\d ]+) from (\d\d) to (\d\d)")
 MOVES = {"U": (-1, 0), "L": (0, -1), "R": (0, 1), "D": (1, 0)}  # neighbours in ascending order
 
@@ -148,8 +149,8 @@ def _read(key: str) -> tuple[int, set[Cell], Cell, Cell]:
 
 def _path(text: str) -> list[Cell]:
     """The cells that a text answers; none if it is no list of cells."""
-    line = stated(text, REPLIES) or ""
-    return _cells(line) if re.fullmatch(r"[1-6]{2}(?: [1-6]{2})*", line) else []
+    line = stated(text, REPLIES, ANSWER)
+    return _cells(line) if line else []
 
 
 def _cells(names: str) -> list[Cell]:

@@ -133,8 +133,8 @@ def _read(key: str) -> tuple[int, list[tuple[int, int]]]:
 
 def _squares(text: str, n: int) -> list[tuple[int, int]]:
     """The squares that a text answers; none if it is no list of squares."""
-    line = stated(text, REPLIES) or ""
-    if re.fullmatch(rf"[1-{n}]{{2}}(?: [1-{n}]{{2}})*", line) is None:
+    line = stated(text, REPLIES, re.compile(rf"[1-{n}]{{2}}(?: [1-{n}]{{2}})*"))
+    if line is None:
         return []
     return [(int(name[0]), int(name[1])) for name in line.split(" ")]
 

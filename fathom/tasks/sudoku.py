@@ -39,6 +39,7 @@ TEMPLATES = {
     ),
 }
 REPLIES = {"en": "The solution is {}.", "zh": "答案是 {}。"}
+ANSWER = re.compile(r"[1-4]{4}(?: [1-4]{4}){3}")
 
 CELLS = range(16)
 ROWS = [[4 * row + column for column in range(4)] for row in range(4)]
@@ -167,8 +168,8 @@ def _read(key: str) -> str:
 
 def _board(text: str) -> str:
     """The board that a text answers; empty if it is none."""
-    line = stated(text, REPLIES) or ""
-    return line.replace(" ", "") if re.fullmatch(r"[1-4]{4}(?: [1-4]{4}){3}", line) else ""
+    line = stated(text, REPLIES, ANSWER) or ""
+    return line.replace(" ", "")
 
 
 def _rows(board: str) -> str:

@@ -82,7 +82,8 @@ def _by_thinking(run: Run, kind: str, title: str) -> Chart:
     for by in (("effort",), ("effort", "family")):
         for score in gather(scores, *by).values():
             if score.family == "all" or len(by) > 1:
-                series.setdefault(score.family, []).append(_point(score.thinking_mean, score))
+                place = _point(score.thinking_mean, score)  # a dozen intervals would hide the curves
+                series.setdefault(score.family, []).append(place if score.family == "all" else (*place[:2], None, None))
     title = f"Accuracy against thinking, {title}: {name or '-'}"
     return Chart(title, "thinking tokens, mean", "accuracy", series, percent=True)
 

@@ -17,7 +17,7 @@ from fathom.think.evaluate import Score
 from fathom.think.results import asked_and_used, compare, gather
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;color:#22262a;max-width:1180px;margin:2em auto;padding:0 1em}
-svg{width:560px;max-width:100%;font-family:system-ui,sans-serif}table{border-collapse:collapse;margin:1em 0}
+svg{width:560px;max-width:100%;font-family:system-ui,sans-serif}table{border-collapse:collapse;font-size:12px;white-space:nowrap}
 td,th{padding:.15em .7em;text-align:right;border-bottom:1px solid #dfe3e8}td:first-child{text-align:left}"""
 LIMITS = (
     "Everything here is in miniature: the largest model has {parameters:,} parameters, DeepSeek-V3 has 671 billion.",

@@ -54,15 +54,15 @@ def test_all_stages_then_the_table_and_the_report(scripted, tmp_path, capsys) ->
     assert main(["speedrun", "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert scripted == list(STAGES)
-    assert "[1/8] data" in printed and "35.2% to 64.8%" in printed and "report.png" in printed
+    assert "[1/8] tokenizer" in printed and "35.2% to 64.8%" in printed and "report.png" in printed
     assert main(["speedrun", "--out", str(tmp_path / "out"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["results"] == ROWS and set(found["seconds"]) == set(STAGES) and scripted == list(STAGES)
 
 
 def test_some_stages_leave_the_report_for_later(scripted, tmp_path, capsys) -> None:
-    assert main(["speedrun", "--out", str(tmp_path / "out"), "--stages", "data, base"]) == 0
-    assert scripted == ["data", "base"] and "report.html" not in capsys.readouterr().out
+    assert main(["speedrun", "--out", str(tmp_path / "out"), "--stages", "tokenizer, base"]) == 0
+    assert scripted == ["tokenizer", "base"] and "report.html" not in capsys.readouterr().out
     assert main(["speedrun", "--out", str(tmp_path / "out"), "--stages", "rest"]) == 2
     assert "distil" in capsys.readouterr().err
 
@@ -87,10 +87,10 @@ def test_a_tier_without_a_recipe_is_refused_by_path() -> None:
 
 
 def test_lines_say_what_is_left() -> None:
-    assert shown(Line("sft", 4, 8, "step 3/10", 125.4)) == "[4/8] sft     step 3/10   2:05 left"
+    assert shown(Line("sft", 4, 8, "step 3/10", 125.4)) == "[4/8] sft       step 3/10   2:05 left"
 
 
 def test_the_table_adds_up_the_seconds() -> None:
-    text = table({"data": 10.0, "base": 230.4, "eval": None}, ROWS)
+    text = table({"tokenizer": 10.0, "base": 230.4, "eval": None}, ROWS)
     assert "in all 240 s" in text and "eval" not in text
     assert text.splitlines()[-1].split() == ["sft", "own", "50.0%", "35.2%", "to", "64.8%", "60.0", "50.0", "40"]

@@ -83,8 +83,8 @@ def test_the_context_is_made_longer_with_yarn_and_stays_so(done) -> None:
         assert config.max_position_embeddings == 512
 
 
-def test_all_models_have_the_tokenizer_that_the_data_stage_made(done) -> None:
-    made = Tokenizer.load(done / "data/tokenizer")
+def test_all_models_have_the_tokenizer_of_the_first_stage(done) -> None:
+    made = Tokenizer.load(done / "tokenizer")
     for stage in ("base", *MEASURED):
         held = Tokenizer.load(done / stage / "model")
         assert held.fingerprint == made.fingerprint and held.settings["obeys_effort"] is True
@@ -92,7 +92,7 @@ def test_all_models_have_the_tokenizer_that_the_data_stage_made(done) -> None:
 
 def test_the_student_reads_what_was_kept_and_the_house_style(done) -> None:
     kept = list(read_samples(done / "reject/kept.jsonl"))
-    house = list(read_samples(done / "data/house.jsonl"))
+    house = list(read_samples(done / "distil/house.jsonl"))
     read_in = next(event for event in ledger(done / "distil") if event["event"] == "sft")
     assert read_in["samples"] + read_in["dropped"] == len(kept) + len(house) and len(house) == 6
 
@@ -121,7 +121,7 @@ def test_a_second_run_does_nothing_and_a_change_only_what_follows_from_it(done) 
     assert pipeline(TINY, done).run()
     assert {path: path.stat().st_mtime_ns for path in times} == times
     other = pipeline(replace(TINY, grpo=replace(TINY.grpo, seed=1)), done)
-    assert [name for name in ("data", "base", "extend", "sft", "grpo", "reject", "distil", "eval")
+    assert [name for name in ("tokenizer", "base", "extend", "sft", "grpo", "reject", "distil", "eval")
             if other.seconds(name) is None] == ["grpo", "reject", "distil", "eval"]  # fmt: skip
 
 
@@ -164,8 +164,8 @@ def test_settings_that_decide_a_stage_are_plain_json() -> None:
 def test_a_start_takes_the_place_of_tokenizer_and_base(tmp_path):
     recipe = replace(TINY, start="nano", extend=Recipe(train=TrainConfig(steps=0)), student="sft")
     job = pipeline(recipe, tmp_path)
-    assert [stage.name for stage in job.stages] == ["data", "extend", "sft", "grpo", "reject", "distil", "eval"]
-    assert job.run(only=("data", "extend"))
+    assert [stage.name for stage in job.stages] == ["tokenizer", "extend", "sft", "grpo", "reject", "distil", "eval"]
+    assert job.run(only=("tokenizer", "extend"))
     model, nano = tmp_path / "extend/model", find_model("nano")
     tokenizer = Tokenizer.load(model)
     assert obeys(tokenizer.settings) and tokenizer.encode("384 + 2957") == Tokenizer.load(nano).encode("384 + 2957")

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -231,3 +232,10 @@ def test_a_draw_that_finds_nothing_ends(monkeypatch):
 def test_suggestions_are_of_families_that_there_are():
     assert {family for family, _ in suggested()} <= set(FAMILIES)
     assert len({prompt for _, prompt in suggested()}) == len(suggested()) >= 4
+
+
+def test_the_page_of_tasks_has_every_family_with_its_levels():
+    page = (Path(__file__).resolve().parents[2] / "docs/tasks.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[(\w+)\]\(#\1\) \|[^|]+\| (\d) \|", page, re.MULTILINE)
+    assert {name: int(levels) for name, levels in rows} == {name: len(task.levels) for name, task in FAMILIES.items()}
+    assert {name for name, _ in rows} <= set(re.findall(r"^## (\w+)$", page, re.MULTILINE))

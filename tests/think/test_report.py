@@ -22,7 +22,8 @@ def test_every_section_is_there(a_run) -> None:
     text = page.read_text(encoding="utf-8")
     for title in (
         "Loss by stage", "Reward by stage", "Accuracy by stage", "told to think so much: distil",
-        "its own thought cut: distil", "Accuracy against samples: samples", "Asked against used length: distil", "Thinking against direct",
+        "its own thought cut: distil", "Accuracy against samples: samples", "Asked against used length: distil",
+        "Thinking against direct",
         "Stages", "Accuracy by mode and language", "By family", "Every score", "Each stage against the one before",
         "What this does not show",
     ):  # fmt: skip
@@ -51,11 +52,8 @@ def test_what_was_not_measured_is_said(tmp_path, monkeypatch) -> None:
     Result.of("nano", CONFIG, run(Scripted(right), CONFIG)).write(tmp_path / "only.eval.json")
     text = render(tmp_path, tmp_path / "elsewhere")[0].read_text(encoding="utf-8")
     for title in (
-        "Loss by stage",
-        "Accuracy against thinking, ",
-        "Accuracy against samples, ",
-        "Asked against used length, ",
-    ):
+        "Loss by stage", "its own thought cut: -", "Accuracy against samples: -", "Asked against used length: -",
+    ):  # fmt: skip
         assert f"{title}: not measured in this run" in text
     assert (tmp_path / "elsewhere" / "report.png").is_file()
 

@@ -18,9 +18,7 @@ def test_predictions_stay_inside_their_document(ahead) -> None:
     expected = []
     start = 0
     for n in lengths:  # by hand: row i of a document predicts token i + ahead of the same document
-        expected += [
-            (start + i, 100 + start + i + ahead) for i in range(n - ahead) if counted[start + i + ahead]
-        ]
+        expected += [(start + i, 100 + start + i + ahead) for i in range(n - ahead) if counted[start + i + ahead]]
         start += n
     rows, targets = predictions(tokens, counted, last, ahead)
     assert list(zip(rows.tolist(), targets.tolist(), strict=True)) == expected
