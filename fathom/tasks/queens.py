@@ -1,9 +1,10 @@
 """The queens that are missing on a board of 4 to 7 rows, by trying columns row by row. Square 23 is row 2, column 3.
 
-    1: 1c3 2          row 1: column 1 is the column of the queen in row 3; 2 is free, and taken
-    2: 1d1 2c1 3d1 4d3 x      d: on a diagonal; no column is left, so back to the row above
-    1: 3              row 1 again, from the next column on
-    2: 1
+    2: 1                          with queens at 15, 34 and 53: in row 2, column 1 is free, and taken
+    4: 1c2 2d1 3d2 4c3 5c1 x      row 4: column 1 is that of the queen in row 2, column 2 on a diagonal with the one in
+                                  row 1, ...; no column is left, so back to the row above
+    2: 2                          row 2 again, from the next column on
+    4: 1
 
 Given queens are never moved; a conflict names the first row, from the top, whose queen attacks.
 """

@@ -1,12 +1,14 @@
 """Sudoku with four rows, by elimination cell by cell. 0 is an empty cell; cell 12 is row 1, column 2.
 
-    1030 0020 0401 4010
-    12 134 2               in row, column and box of cell 12 are 1, 3 and 4; only 2 is left: the board with it
-    1230 0020 0401 4010
-    14 123 4
+    0013 1320 3000 4002
+    11 134 2               in row, column and box of cell 11 are 1, 3 and 4; only 2 is left: the board with it
+    2013 1320 3000 4002
+    12 123 4
+    2413 1320 3000 4002
+    24 123 4
+    2413 1324 3000 4002
+    32 34 12               two are left: nothing to fill in yet
     ...
-    21 124 3
-    33 14 23               two are left: nothing to fill in yet
 
 Empty cells are gone through from the top left, over and over. The last board is the answer. With one solution and nine
 empty cells at most, some cell has always one digit left, so there is nothing to guess and nothing to take back.

@@ -66,6 +66,12 @@ def test_the_search_is_the_first_completion_in_order_and_every_conflict_is_true(
         assert placed == next(squares for squares in brute if peaceful(given + squares))
 
 
+def test_a_known_trace():
+    sample = next(s for s in properties.samples(TASK, 2, 4000) if s.key == "queens 5 given 15 34 53")
+    assert sample.trace == "2: 1\n4: 1c2 2d1 3d2 4c3 5c1 x\n2: 2\n4: 1"
+    assert sample.answer == "22 41"
+
+
 def test_traces_have_dead_ends_where_problems_are_hard():
     dead = [sum("x" in sample.trace for sample in properties.samples(TASK, level, 200)) for level in TASK.levels]
     assert dead[3] > 100 and dead[3] > dead[0]
