@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fathom.cli.options import add_engine_options, engine_options
+from fathom.config.effort import EFFORTS
 from fathom.errors import ConfigError
-from fathom.tokenizer.effort import EFFORTS
 
 if TYPE_CHECKING:
     from fathom.serve.stream import Choice, Delta
@@ -80,8 +80,8 @@ class Local:
 
     def chat_prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Token ids of a conversation."""
+        from fathom.config.effort import with_control
         from fathom.tokenizer import encode_chat
-        from fathom.tokenizer.effort import with_control
 
         steering = self.steering
         return encode_chat(self.tokenizer, with_control(messages, steering.line), thinking=steering.thinking)

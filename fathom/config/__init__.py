@@ -1,4 +1,4 @@
-"""What a model is and how a run is described: config.json, presets, TOML recipes, the environment.
+"""What a model is and how a run is described: config.json, presets, TOML recipes, efforts, the environment.
 
 Field names are those of the public Hugging Face `config.json`: a released file loads as it is, and ours loads there.
 Imports errors only; no torch, nothing at import time. Read model.py first, then recipe.py.

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
+from fathom.config.effort import REFLECT, control, with_control
 from fathom.errors import ConfigError
 from fathom.tasks import Problem
 from fathom.tasks.mixture import Mixture
 from fathom.tokenizer import Tokenizer, encode_chat
-from fathom.tokenizer.effort import REFLECT, control, with_control
 
 #: Ways of asking beside the plain one, which thinks as the model pleases.
 CONTROLS = ("budget", "reflect", "direct")

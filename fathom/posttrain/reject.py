@@ -19,6 +19,7 @@ from typing import Protocol
 from fathom import tasks
 from fathom.batching import SamplingParams
 from fathom.batching.request import sibling_seed
+from fathom.config.effort import REFLECT
 from fathom.engine import LLM, Completion, EngineConfig
 from fathom.errors import ConfigError
 from fathom.posttrain.filters import DUPLICATE, FILTERS, SURPLUS, Candidate, Group, HeldOut, choose
@@ -26,7 +27,6 @@ from fathom.posttrain.traces import asked
 from fathom.tasks.mixture import Mixture
 from fathom.tasks.task import Problem
 from fathom.tokenizer import Tokenizer, encode_chat
-from fathom.tokenizer.effort import REFLECT
 from fathom.train.ledger import Ledger
 from fathom.train.samples import Sample, write_samples
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from random import Random
 
 from fathom import tasks
+from fathom.config.effort import REFLECT, control, with_control
 from fathom.errors import ConfigError, InputError
 from fathom.tasks import smalltalk, thoughts
 from fathom.tasks.mixture import Mixture
 from fathom.tasks.task import Problem
 from fathom.tokenizer import Tokenizer
-from fathom.tokenizer.effort import REFLECT, control, with_control
 from fathom.train.samples import Sample
 
 KINDS = ("direct", "concise", "reflective", "budget")

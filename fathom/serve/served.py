@@ -8,6 +8,7 @@ from typing import Any
 
 from fathom.batching.request import SamplingParams
 from fathom.config import ModelConfig, find_model
+from fathom.config.effort import with_control
 from fathom.cost import info
 from fathom.errors import ConfigError, RequestError
 from fathom.serve.defaults import Defaults
@@ -16,7 +17,6 @@ from fathom.serve.schema import ChatMessage, ChatRequest, CompletionRequest, Sam
 from fathom.serve.vocabulary import load_tokenizer
 from fathom.think.steering import Steering, share, steer
 from fathom.tokenizer import encode_chat
-from fathom.tokenizer.effort import with_control
 
 NANO = "fathom-nano"
 DIRECT, REASONER = "deepseek-chat", "deepseek-reasoner"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fathom.batching import ThinkingParams
+from fathom.config.effort import EFFORTS, control, with_control
 from fathom.errors import InputError
 from fathom.tasks import Problem
 from fathom.think.steering import Steering, share, steer
 from fathom.tokenizer import Tokenizer, encode_chat
-from fathom.tokenizer.effort import EFFORTS, control, with_control
 
 OWN = "own"  # thinks, and nothing is asked or enforced
 ANSWER_TOKENS = 32  # the room that a limit on thinking leaves for the answer, at least

@@ -1,6 +1,6 @@
 """How much a reply may think: what its prompt says of it, what the engine enforces, what is left for the answer.
 
-A model that obeys efforts reads the line of tokenizer/effort.py. Whatever a model obeys, its thought is closed at the
+A model that obeys efforts reads the line of config/effort.py. Whatever a model obeys, its thought is closed at the
 budget (batching.ThinkingParams), which is cut so that the answer keeps its room: no budget eats up `max_tokens`.
 """
 
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fathom.batching.request import ThinkingParams, leaves_thinking_open
+from fathom.config.effort import ALIASES, EFFORTS, control, obeys, say_that_it_does_not_obey
 from fathom.errors import RequestError
 from fathom.tokenizer import Tokenizer
-from fathom.tokenizer.effort import ALIASES, EFFORTS, control, obeys, say_that_it_does_not_obey
 
 ANSWER_TOKENS = 256
 """Room of an answer, unless somebody says another."""

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from fathom.batching.request import SamplingParams, sibling_seed
+from fathom.config.effort import with_control
 from fathom.cost import cache_bytes_per_token
 from fathom.engine.llm import LLM, Completion
 from fathom.errors import InputError, RequestError
@@ -26,7 +27,6 @@ from fathom.think.account import Account, Prices, Work
 from fathom.think.steering import ANSWER_TOKENS, REVISE, TEMPERATURE, Steering, share, steer
 from fathom.think.votes import Best, Vote, mean_logprob, normalised
 from fathom.tokenizer import encode_chat
-from fathom.tokenizer.effort import with_control
 
 Question = str | Sequence[Mapping[str, Any]]
 Normalise = Callable[[str], str | None]

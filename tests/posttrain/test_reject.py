@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from fathom import tasks
+from fathom.config.effort import REFLECT
 from fathom.errors import ConfigError
 from fathom.posttrain.reject import (
     Counts,
@@ -18,7 +19,6 @@ from fathom.posttrain.reject import (
 )
 from fathom.tasks.mixture import Mixture
 from fathom.tokenizer import Tokenizer
-from fathom.tokenizer.effort import REFLECT
 from fathom.train.ledger import read
 from fathom.train.samples import read_samples
 from tests.posttrain.scripted import Scripted

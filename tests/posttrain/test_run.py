@@ -9,6 +9,7 @@ import torch
 
 from fathom.checkpoint.reader import Reader
 from fathom.config import ModelConfig, find_model
+from fathom.config.effort import obeys
 from fathom.errors import ConfigError
 from fathom.posttrain.grpo import GRPOConfig
 from fathom.posttrain.prompts import ProblemConfig
@@ -20,7 +21,6 @@ from fathom.posttrain.traces import TraceConfig
 from fathom.tasks.mixture import Mixture
 from fathom.think.results import Result
 from fathom.tokenizer import Tokenizer
-from fathom.tokenizer.effort import obeys
 from fathom.train.ledger import read as ledger
 from fathom.train.samples import read_samples
 from fathom.train.trainer import Recipe, TrainConfig

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from fathom import tasks
+from fathom.config.effort import REFLECT
 from fathom.errors import ConfigError, InputError
 from fathom.posttrain.traces import SMALL_TALK, TraceConfig, build, shares_of, tokens_of
 from fathom.tasks.mixture import Mixture
 from fathom.tokenizer import Tokenizer
-from fathom.tokenizer.effort import REFLECT
 from fathom.train.samples import Sample, read_samples, write_samples
 
 CONFIG = TraceConfig(

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fathom.config.effort import EFFORTS, REFLECT, say_that_it_does_not_obey
 from fathom.errors import RequestError
 from fathom.think.steering import ANSWER_TOKENS, Steering, share, steer
 from fathom.tokenizer import Tokenizer, encode_chat
-from fathom.tokenizer.effort import EFFORTS, REFLECT, say_that_it_does_not_obey
 
 PLAIN = Tokenizer.train(["some plain words"], 280)
 OBEDIENT = Tokenizer(PLAIN.files()["tokenizer.json"], {**PLAIN.settings, "obeys_effort": True})

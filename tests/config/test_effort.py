@@ -2,8 +2,8 @@
 
 import pytest
 
+from fathom.config.effort import ALIASES, EFFORTS, REFLECT, control, obeys, with_control
 from fathom.errors import RequestError
-from fathom.tokenizer.effort import ALIASES, EFFORTS, REFLECT, control, obeys, with_control
 
 USER = {"role": "user", "content": "2 + 2?"}
 
