@@ -30,8 +30,8 @@ def ask(page: Page, question: str) -> Locator:
 
 def ended(turn: Locator, how: str = "done") -> Locator:
     """The turn, once it has come to this end."""
-    page = turn.page
-    page.locator(f".turn.{how}").last.wait_for(timeout=60_000)
+    ends = "how => [...document.querySelectorAll('.turn')].at(-1)?.classList.contains(how)"  # not those before it
+    turn.page.wait_for_function(ends, arg=how, timeout=60_000)
     return turn
 
 
