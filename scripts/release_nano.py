@@ -18,10 +18,11 @@ from pathlib import Path
 
 import torch
 
-from fathom import cost, tasks
+from fathom import cost
 from fathom.config import ModelConfig
 from fathom.engine import LLM
-from fathom.think.evaluate import EFFORTS, Score, evaluate_all
+from fathom.think.evaluate import EvalConfig, Score, run
+from fathom.think.modes import Mode
 from fathom.train.ledger import read
 
 TARGET = Path(__file__).parents[1] / "fathom" / "weights" / "nano"
@@ -36,16 +37,13 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="the run directory that fathom train left")
     parser.add_argument("--n", type=int, default=200, help="problems per family, level and effort")
     args = parser.parse_args()
-    scores: list[Score] = []
-    llm = LLM(args.run / "model")
-    for effort in EFFORTS:
-        options = {"n": args.n, "seed": SEED, "effort": effort}
-        scores += evaluate_all(llm, list(tasks.FAMILIES), None, lambda score: print(row(score), flush=True), **options)
+    config = EvalConfig(n=args.n, seed=SEED, modes=(Mode.effort("none"), Mode.effort("own")))
+    scores = run(LLM(args.run / "model"), config, lambda score: print(row(score), flush=True))
     TARGET.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shutil.copyfile(args.run / "model" / name, TARGET / name)
     (TARGET / "generation_config.json").write_text(json.dumps(GENERATION) + "\n")
-    (TARGET / "evaluation.json").write_text(json.dumps([asdict(score) for score in scores], indent=1) + "\n")
+    (TARGET / "evaluation.json").write_text(json.dumps([table_of(score) for score in scores], indent=1) + "\n")
     (TARGET / "MODEL_CARD.md").write_text(card(args.run, scores))
     (TARGET / "SHA256SUMS").write_text("".join(sums(sorted(TARGET.iterdir()))))
 
@@ -55,6 +53,11 @@ def sums(paths: Iterable[Path]) -> Iterable[str]:
     for path in paths:
         if path.name != "SHA256SUMS":
             yield f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
+
+
+def table_of(score: Score) -> dict[str, object]:
+    """A score without the list of single problems."""
+    return {name: value for name, value in asdict(score).items() if name not in ("right", "used")}
 
 
 def row(score: Score) -> str:
@@ -110,9 +113,9 @@ It shows the whole system at a size that a laptop trains; it is not a useful ass
 Fresh problems of the test split, greedy decoding, float32 activations, {scores[0].n} drawn per row (a level with few
 problems repeats them: see the last column). Reproduce: `fathom eval --model nano --n {scores[0].n} --seed {SEED}`.
 
-Thinking on (`--effort high`):
+Thinking on (`--effort own`):
 
-{table(scores, "high")}
+{table(scores, "own")}
 
 Thinking off (`--effort none`): the same model answers at once.
 

@@ -322,7 +322,7 @@ def test_every_dependency_is_used_and_has_its_page() -> None:
         assert f"`{name}`" in pages, f"no page of docs/decisions/ says what {name} is for"
     nodes = (node for path in sources("fathom") for node in ast.walk(tree_of(path)))
     used = {name.split(".")[0] for node in nodes for name in imported(node)}
-    known = {name.replace("-", "_") for name in names} | {"fathom", "gguf", "jinja2", "triton", "jaxtyping"}
+    known = {name.replace("-", "_") for name in names} | {"fathom", "gguf", "jinja2", "triton", "jaxtyping", "PIL"}
     assert used - known - set(sys.stdlib_module_names) == set(), "imported, but not in pyproject.toml"
 
 

@@ -31,6 +31,11 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
         thinking = self.params.thinking
         return thinking.end_think_id if thinking is not None and self.thinking_left == 0 else None
 
+    @property
+    def banned_token_id(self) -> int | None:
+        """Never take this token: it would begin another thought."""
+        return None if self.params.thinking is None else self.params.thinking.think_id
+
     def after(self, token_id: int) -> Sampling:
         """The state at the next position, if `token_id` stands at this one."""
         left, thinking = self.thinking_left, self.params.thinking

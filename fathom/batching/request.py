@@ -19,14 +19,21 @@ MAX_PRIORITY = 1000
 
 
 class ThinkingParams(msgspec.Struct, frozen=True):
-    """A limit on thinking: after `budget_tokens` tokens without `end_think_id`, the next token is `end_think_id`."""
+    """A limit on thinking: after `budget_tokens` tokens without `end_think_id`, the next token is `end_think_id`.
+
+    Fields: think_id: given, the only thought is the one that the prompt leaves open: a reply never chooses this token,
+            and where the prompt leaves none open, there is no thought and nothing to end.
+    """
 
     end_think_id: int
     budget_tokens: int
+    think_id: int | None = None
 
     def __post_init__(self) -> None:
         _integer("thinking.end_think_id", self.end_think_id, 0)
         _integer("thinking.budget_tokens", self.budget_tokens, 0)
+        if self.think_id is not None:
+            _integer("thinking.think_id", self.think_id, 0)
 
 
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -176,6 +183,12 @@ class Sequence:
     preemptions: int = 0
     thought: bool = False
     finish_reason: FinishReason | None = None
+
+    def __post_init__(self) -> None:
+        thinking = self.request.params.thinking
+        if thinking is not None and thinking.think_id is not None:
+            prompt = self.request.prompt_token_ids
+            self.thought = not leaves_thinking_open(prompt, thinking.think_id, thinking.end_think_id)
 
     @property
     def state(self) -> State:

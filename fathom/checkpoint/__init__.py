@@ -9,7 +9,7 @@ packed.py (weights as the kernels read them).
 from fathom.checkpoint.fp8 import dequantize_fp8, quantize_fp8
 from fathom.checkpoint.load import load_weights, mtp_layers
 from fathom.checkpoint.pack import convert_packed, write_packed
-from fathom.checkpoint.packed import load_packed, unpacked
+from fathom.checkpoint.packed import load_packed, pack_state, refill, unpacked
 from fathom.checkpoint.random import Drawn, random_sources
 from fathom.checkpoint.reader import Reader, TensorInfo
 from fathom.checkpoint.state import load_latest, save_state
@@ -26,8 +26,10 @@ __all__ = [
     "load_packed",
     "load_weights",
     "mtp_layers",
+    "pack_state",
     "quantize_fp8",
     "random_sources",
+    "refill",
     "save_state",
     "save_weights",
     "unpacked",

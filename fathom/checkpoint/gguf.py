@@ -372,9 +372,7 @@ def _encoded(read: Callable[[], Tensor], kind: str) -> Bytes:
     if kind in ("f32", "bf16"):
         return _plain(tensor, kind)
     gguf = _library()
-    blocks: Bytes = gguf.quants.quantize(
-        tensor.float().contiguous().numpy(), gguf.GGMLQuantizationType[kind.upper()]
-    )
+    blocks: Bytes = gguf.quants.quantize(tensor.float().contiguous().numpy(), gguf.GGMLQuantizationType[kind.upper()])
     return blocks.reshape(-1)
 
 

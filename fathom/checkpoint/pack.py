@@ -263,8 +263,6 @@ def write_packed(
     changed = dict(config)
     changed["quantization_config"] = {"quant_method": PACKED_METHOD, "bits": BITS[kind], "group": group}
     changed["num_nextn_predict_layers"] = plain.config.num_nextn_predict_layers
-    write_weights(
-        target, sources, changed, extra_files=extra_files, max_shard_bytes=max_shard_bytes, progress=progress
-    )
+    write_weights(target, sources, changed, extra_files=extra_files, max_shard_bytes=max_shard_bytes, progress=progress)
     size = sum(made.bytes for made in sources)
     return Converted(tensors=len(sources), bytes=size, files=len(list(target.glob("*.safetensors"))))

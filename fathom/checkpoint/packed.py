@@ -2,6 +2,7 @@
 
 load_packed(directory, config)  ->  name -> PackedMatrix, or a plain Tensor: what fathom/ops/packed.py calls Weights
 unpacked(weights, config)       ->  name -> Tensor: the state_dict of a Transformer with the same numbers
+pack_state(tensors, config)     ->  back again, in float32; refill puts other values in, while a model runs on them
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fathom.checkpoint.load import LAYER, mismatch, mtp_indices
-from fathom.checkpoint.pack import SCALE, Plain, Wanted, own_part, uncut_heads
+from fathom.checkpoint.pack import SCALE, Plain, Wanted, cut_heads, own_part, uncut_heads
 from fathom.checkpoint.reader import Reader, TensorInfo, quoted
 from fathom.checkpoint.writer import ALIGNMENT
 from fathom.config import FP8_BLOCK, ModelConfig
@@ -27,7 +28,7 @@ from fathom.cost import KIND_OF_BITS, Kind, Matrix, single_matrices, stored, vec
 from fathom.errors import CheckpointError
 from fathom.layout import Shard
 from fathom.layout.rows import owned
-from fathom.ops.packing import GROUPS, PackedMatrix, unpack
+from fathom.ops.packing import GROUPS, PackedMatrix, pack, unpack
 
 Weights = dict[str, PackedMatrix | Tensor]
 SLAB_BYTES = 32 << 20  # untouched parts of one take no memory
@@ -311,3 +312,33 @@ def unpacked(weights: Mapping[str, PackedMatrix | Tensor], config: ModelConfig) 
             heads = torch.cat((keys, heads), dim=1)
         found[matrix.source.name] = heads.flatten(0, 1)
     return found
+
+
+def pack_state(tensors: Mapping[str, Tensor], config: ModelConfig) -> Weights:
+    """The float32 weights of a Transformer's state_dict as the kernels read them, in memory of their own."""
+    kept = Kept()
+    found: Weights = {weight.name: kept.copy(tensors[weight.name].detach().float()) for weight in vectors(config)}
+    for name, matrix, expert in single_matrices(config):
+        whole = _packed(tensors, matrix, expert)
+        found[name] = replace(whole, data=kept.copy(whole.data))
+    return found
+
+
+def refill(weights: Weights, tensors: Mapping[str, Tensor], config: ModelConfig) -> None:
+    """Put other values into what `pack_state` made: a model that runs on it has them from its next forward on.
+
+    What that model has in its latent cache belongs to the old ones (Request.cache_salt keeps them apart).
+    """
+    for weight in vectors(config):
+        held = weights[weight.name]
+        assert isinstance(held, Tensor), f"{weight.name} is plain"
+        held.copy_(tensors[weight.name].detach())
+    for name, matrix, expert in single_matrices(config):
+        held = weights[name]
+        assert isinstance(held, PackedMatrix), f"{name} is packed"
+        held.data.copy_(_packed(tensors, matrix, expert).data)
+
+
+def _packed(tensors: Mapping[str, Tensor], matrix: Matrix, expert: int) -> PackedMatrix:
+    weight = tensors[matrix.source.name.replace("{expert}", str(expert))].detach()
+    return pack(cut_heads(weight, matrix.cut), "f32")

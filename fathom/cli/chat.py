@@ -80,6 +80,8 @@ class Chat:
 
     def answer(self, question: str) -> str:
         """Write the answer as it comes, thinking dimmed, and a line of numbers below; returns the answer."""
+        if self._local.args.samples > 1:
+            return self._answer_by_vote(question)
         started_s = time.perf_counter()
         choice = self._local.choice(self._local.chat_prompt([*self._messages, _user(question)]))
         dim = False
@@ -100,11 +102,24 @@ class Chat:
     def answer_as_json(self, question: str) -> int:
         """Print the whole answer as one object."""
         started_s = time.perf_counter()
-        choice = self._local.choice(self._local.chat_prompt([*self._messages, _user(question)]))
-        for _ in self._local.run(choice):
-            pass
-        print(json.dumps(self._local.result(choice, started_s)))
+        choice, samples, votes = self._local.vote(self._local.chat_prompt([*self._messages, _user(question)]))
+        several = (samples, votes) if self._local.args.samples > 1 else ()
+        print(json.dumps(self._local.result(choice, started_s, *several)))
         return 0
+
+    def _answer_by_vote(self, question: str) -> str:
+        """The answer that most samples gave, once that is sure; below it, how they voted."""
+        started_s = time.perf_counter()
+        choice, samples, votes = self._local.vote(self._local.chat_prompt([*self._messages, _user(question)]))
+        if choice.reasoning and self._screen:
+            self._write(f"{DIM}{shown(choice.reasoning)}{PLAIN}\n\n")
+        self._write(shown(choice.content) + "\n")
+        if self._screen:
+            given_up = sum(one.finish_reason == "abort" for one in samples)
+            numbers = _numbers(self._local.result(choice, started_s, samples, votes))
+            most = next(iter(votes.values()), 0)
+            print(f"{DIM}{most} of {len(samples) - given_up} agree, {given_up} given up · {numbers}{PLAIN}")
+        return choice.content
 
     def _answer_or_say_why(self, question: str) -> None:
         """One turn of a conversation, which goes on whatever happens to the turn."""

@@ -26,12 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Generate and print."""
     local = Local(args)
-    choice = local.choice(local.prompt(args))
+    prompt = local.prompt(args)
     started_s = time.perf_counter()
-    for _ in local.run(choice):
-        pass
+    choice, samples, votes = local.vote(prompt)
     if args.json:
-        print(json.dumps(local.result(choice, started_s)))
+        several = (samples, votes) if args.samples > 1 else ()
+        print(json.dumps(local.result(choice, started_s, *several)))
         return 0
     if choice.reasoning:
         print(dimmed(shown(choice.reasoning)), end="\n\n")

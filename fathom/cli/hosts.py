@@ -69,7 +69,7 @@ def hosts_of(args: argparse.Namespace) -> Hosts | None:
 
 
 def read_layout(text: str) -> Layout:
-    """"tp=2,ep=2" as a Layout. Raises: ConfigError: it is none."""
+    """ "tp=2,ep=2" as a Layout. Raises: ConfigError: it is none."""
     from fathom.config import build
     from fathom.layout import Layout
 

@@ -57,9 +57,7 @@ def write(args: argparse.Namespace, config: ModelConfig) -> dict[str, int]:
     progress = progress_line("writing") if sys.stderr.isatty() else None
     if args.bits is not None:
         drawn, kind = Drawn(config, args.seed), KIND_OF_BITS[args.bits]
-        done = write_packed(
-            drawn, Path(args.target), config.to_dict(), kind=kind, extra_files=files, progress=progress
-        )
+        done = write_packed(drawn, Path(args.target), config.to_dict(), kind=kind, extra_files=files, progress=progress)
         return {"bits": args.bits, "tensors": done.tensors, "bytes": done.bytes}
     sources = random_sources(config, args.seed)
     write_weights(args.target, sources, config.to_dict(), extra_files=files, progress=progress)

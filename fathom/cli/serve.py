@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fathom.layout.deploy import Pool
     from fathom.serve.launch import ServeConfig, Started
     from fathom.serve.messages import Ranks
+    from fathom.think.account import Prices
 
 NAME = "serve"
 HELP = "Serve a model: the chat page at / and OpenAI's API at /v1. Listens on this machine only unless told otherwise."
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache-dir", metavar="DIR", help="a folder that keeps pages for the next start too")
     parser.add_argument("--spill-gb", type=float, metavar="N", help="the most either may hold, in GB (default: 8)")
     parser.add_argument("--max-queued", type=int, default=256, help="sequences that may wait (default: %(default)s)")
+    parser.add_argument("--price-per-hour", type=float, metavar="X", help="of this machine, to say what replies cost")
     parser.add_argument("--faults", type=Path, metavar="FILE", help="make these faults, to see what is done about them")
     add_engine_options(parser)
     add_host_options(parser)
@@ -147,8 +149,15 @@ def configured(args: argparse.Namespace) -> ServeConfig:
         secret=read_secret(args.worker_secret) if far else b"",
         ray=args.ray or "",
         drain_s=args.drain,
+        prices=_prices(args),
         limits=Limits(max_queued=args.max_queued),
     )
+
+
+def _prices(args: argparse.Namespace) -> Prices:
+    from fathom.think.account import Prices
+
+    return Prices(per_hour=args.price_per_hour)
 
 
 def _pools(args: argparse.Namespace) -> tuple[Pool, ...]:

@@ -85,9 +85,7 @@ def read_faults(path: str | Path) -> tuple[Fault, ...]:
 
 def faults_of(faults: Iterable[Fault], worker: str, life: int) -> tuple[Fault, ...]:
     """Those that may strike in this life of this worker."""
-    return tuple(
-        fault for fault in faults if fault.worker in ("", worker) and (not fault.lives or life in fault.lives)
-    )
+    return tuple(fault for fault in faults if fault.worker in ("", worker) and (not fault.lives or life in fault.lives))
 
 
 class Chances:

@@ -131,9 +131,25 @@ def read_toml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
         table = tomllib.loads(_read_text(Path(path)))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+    return override(table, overrides)
+
+
+def override(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`table`, changed by overrides such as "train.lr=3e-4"."""
+    for each in overrides:
+        _override(table, each)
+    return table
+
+
+def settings(cls: type[T], section: str, overrides: Sequence[str]) -> T:
+    """The frozen dataclass `cls` with overrides such as "sft.lr=3e-4", all of one section."""
+    table: dict[str, Any] = {}
     for override in overrides:
         _override(table, override)
-    return table
+    for name in table:
+        if name != section:
+            raise ConfigError(f"--set {name!r} is no section here; write {section}.key=value.")
+    return build(cls, table.get(section, {}), f"--set {section}")
 
 
 def _override(table: dict[str, Any], override: str) -> None:

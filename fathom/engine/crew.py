@@ -395,4 +395,3 @@ class Crew:
         else:
             return f"rank {rank} at {last}"
         return f"rank {rank} {is_it}" + ("" if last is None else f", last at {last}")
-

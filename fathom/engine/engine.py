@@ -225,6 +225,7 @@ class Engine:
         self._check_ids("emitted_token_ids", request.emitted_token_ids)
         if request.params.thinking is not None:
             self._check_ids("thinking.end_think_id", (request.params.thinking.end_think_id,))
+            self._check_ids("thinking.think_id", (request.params.thinking.think_id or 0,))
         self.lanes.add(request)
 
     def abort(self, request_id: str) -> Output | None:

@@ -34,9 +34,7 @@ class ExpertLoad:
                 empty beyond MOST_RANKS.
     """
 
-    def __init__(
-        self, take: Callable[[], Rows], layers: Sequence[int], experts: int, window_steps: int = 1000
-    ) -> None:
+    def __init__(self, take: Callable[[], Rows], layers: Sequence[int], experts: int, window_steps: int = 1000) -> None:
         self.take = take
         self.window = LoadWindow(layers, experts, window_steps)
         self.trend: deque[tuple[float, float]] = deque(maxlen=TREND_POINTS)

@@ -20,9 +20,7 @@ QUICK_S, QUICK_DEATHS = 5.0, 5  # a rank that dies so soon, so often, will not g
 PAUSE_S = 0.2
 
 
-def spawn(
-    host: str, port: int, rank: int, token: str, descriptors: Sequence[int] = ()
-) -> subprocess.Popen[bytes]:
+def spawn(host: str, port: int, rank: int, token: str, descriptors: Sequence[int] = ()) -> subprocess.Popen[bytes]:
     """One rank as a process of its own, which finds its leader at `host` and `port` and inherits `descriptors`.
 
     Its standard output goes to our standard error; Ctrl-C in the terminal does not reach it.

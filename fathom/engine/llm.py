@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -118,11 +118,14 @@ class LLM:
         self,
         prompts: str | Sequence[str] | Sequence[Sequence[int]],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
+        ended: Callable[[int, Completion], Iterable[int]] | None = None,
     ) -> list[Completion]:
-        """One completion per prompt, in order, generated together.
+        """One completion per prompt, in order, generated together. Equal prompts are computed once.
 
         Args:   prompts: texts, continued as they are after a begin-of-sequence token; or token ids, used as given.
                 params: one for all, or one per prompt.
+                ended: told of each completion at its end, with its place among the prompts; those whose places it
+                    gives back are given up: their finish_reason is "abort", their tokens those they had.
         Raises: RequestError: a prompt cannot be served; then none is.
         """
         tokenised = [self._encode(p) for p in ([prompts] if isinstance(prompts, str) else prompts)]
@@ -133,19 +136,35 @@ class LLM:
                 param="params",
             )
         replies: dict[str, _Reply] = {}
+        names: list[str] = []
         try:
             for prompt, one in zip(tokenised, each, strict=True):
                 self._count += 1
                 request = Request(f"local-{self._count}", prompt, one, arrival_s=perf_counter())
                 self.engine.add(request)
                 replies[request.id] = _Reply(prompt, request.arrival_s)
+                names.append(request.id)
             while any(reply.finish_reason is None for reply in replies.values()):
-                for output in self.engine.step():
+                outputs = self.engine.step()
+                for output in outputs:
                     replies[output.request_id].take(output, self.engine.step_s)
+                if ended is not None:
+                    self._tell(ended, [o.request_id for o in outputs if o.finish_reason is not None], names, replies)
         finally:  # an error or an interrupt leaves nothing running behind
             for request_id in replies:
                 self.engine.abort(request_id)
         return [self._completion(reply) for reply in replies.values()]
+
+    def _tell(
+        self, ended: Callable[[int, Completion], Iterable[int]], over: Sequence[str], names: Sequence[str],
+        replies: Mapping[str, _Reply],
+    ) -> None:  # fmt: skip
+        """Pass on which completions have come to their end, and give up those that are not wanted any more."""
+        for request_id in over:
+            for place in ended(names.index(request_id), self._completion(replies[request_id])):
+                output = self.engine.abort(names[place])
+                if output is not None:
+                    replies[names[place]].take(output, 0.0)
 
     def _encode(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
         if not isinstance(prompt, str):

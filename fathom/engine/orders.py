@@ -1,9 +1,9 @@
 """What the leader of a group orders its ranks to do, and what they answer: msgpack maps whose `type` names the message.
 
-    leader -> rank   Load, then Open, then Execute | Fill | Probe | Count | Trace | Prepare | Switch; Where and Fetch at
-                     any time; Leave
-    rank -> leader   Loaded, then an Answer to each Execute that it samples for, Counted, Traced, Prepared; At; Broke
-                     when it cannot go on
+leader -> rank   Load, then Open, then Execute | Fill | Probe | Count | Trace | Prepare | Switch; Where and Fetch at
+                 any time; Leave
+rank -> leader   Loaded, then an Answer to each Execute that it samples for, Counted, Traced, Prepared; At; Broke
+                 when it cannot go on
 """
 
 from __future__ import annotations

@@ -43,7 +43,14 @@ class Part:
 
         try:
             self.model: PackedTransformer = load_part(
-                order.model, layout, rank, meet, bits=order.bits, threads=threads, load=order.load, mtp=order.mtp,
+                order.model,
+                layout,
+                rank,
+                meet,
+                bits=order.bits,
+                threads=threads,
+                load=order.load,
+                mtp=order.mtp,
                 redundant=order.redundant,
             )
         except BaseException:

@@ -103,6 +103,14 @@ def _argmax(row: Tensor) -> int:
     return _best_of_each(row[None])[0][0]
 
 
+def _best_but(row: Tensor, banned: int | None) -> int:
+    """Where the row is highest, leaving out one id."""
+    if banned is not None:
+        row = row.clone()
+        row[banned] = -math.inf
+    return _argmax(row)
+
+
 def _check(best: float, state: Sampling) -> None:
     if not math.isfinite(best):
         raise EngineError(
@@ -117,16 +125,19 @@ def _choose(logits: Tensor, at: int, sampling: Sampling, best: int) -> int:
     forced = sampling.forced_token_id
     if forced is not None:
         return forced
-    penalised = params.penalises_output
-    if params.temperature == 0.0 and not penalised:
+    penalised, banned = params.penalises_output, sampling.banned_token_id
+    if params.temperature == 0.0 and not penalised and best != banned:
         return best
     row = logits[at]
     if penalised:
         row = _penalise(row, sampling)
-        best = _argmax(row)
+    if penalised or best == banned:
+        best = _best_but(row, banned)
         if params.temperature == 0.0:
             return best
     scaled = (row.double() - row[best]) / params.temperature  # at most 0, so no temperature overflows
+    if banned is not None:
+        scaled[banned] = -math.inf
     noisy = gumbel(params.seed, sampling.position, row.shape[0], row.device).add_(scaled)
     if params.top_k == 0 and params.top_p == 1.0 and params.min_p == 0.0:
         return _argmax(noisy)

@@ -1,14 +1,14 @@
 """A deployment, described: which pools of replicas serve a model, each in which layout. One TOML file.
 
-    model = "nano"
+model = "nano"
 
-    [[pool]]
-    name = "decode"
-    layout = { dp = 2, ep = 2 }
-    replicas = 2
+[[pool]]
+name = "decode"
+layout = { dp = 2, ep = 2 }
+replicas = 2
 
-    [engine]
-    max_sequences = 64
+[engine]
+max_sequences = 64
 """
 
 from __future__ import annotations

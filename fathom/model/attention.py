@@ -76,9 +76,7 @@ class Attention(nn.Module):
         one, many = batch.decoding, batch.reading
         out = q_nope.new_empty(len(q_nope), self.heads, self.config.v_head_dim)
         if one.key_lengths:
-            out[one.rows] = self._absorbed(
-                q_nope[one.rows], q_rope[one.rows], *pages, one.page_table, one.key_lengths
-            )
+            out[one.rows] = self._absorbed(q_nope[one.rows], q_rope[one.rows], *pages, one.page_table, one.key_lengths)
         if many.key_lengths:
             keys = ops.gather_latent(*pages, many.page_table, many.key_lengths)
             held, turned = (t.to(latent.dtype) for t in keys)

@@ -64,8 +64,13 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | st
 
 @dataclass
 class Routing:
-    """A recorder: which experts each MoE layer chose, and the affinities it chose from. For balance and for looking."""
+    """A recorder: which experts each MoE layer chose, and the affinities it chose from. For balance and for looking.
 
+    With `replay` a Transformer is told what to choose, layer by layer: what the kernels of a PackedTransformer chose,
+    which record `ids` and no affinities.
+    """
+
+    replay: dict[int, Tensor] = field(default_factory=dict)  # layer -> int64 [tokens, chosen]
     ids: dict[int, Tensor] = field(default_factory=dict)  # layer -> int [tokens, chosen]
     affinity: dict[int, Tensor] = field(default_factory=dict)  # layer -> float [tokens, experts]
 

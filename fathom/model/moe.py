@@ -30,8 +30,11 @@ class Gate(nn.Module):
         # A buffer: no gradient touches it, the trainer nudges it once per optimiser step.
         self.register_buffer("e_score_correction_bias", bias)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [tokens, hidden] -> ids [tokens, chosen], weights [tokens, chosen], affinity [tokens, experts]."""
+    def forward(self, x: Tensor, ids: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """x [tokens, hidden] -> ids [tokens, chosen], weights [tokens, chosen], affinity [tokens, experts].
+
+        Args: ids: experts chosen before, to be weighed only.
+        """
         config = self.config
         logits = ops.linear(x.float(), self.weight)
         affinity = logits.sigmoid() if config.scoring_func == "sigmoid" else logits.softmax(-1)
@@ -45,6 +48,7 @@ class Gate(nn.Module):
             group_score="top2" if config.topk_method == "noaux_tc" else "max",
             normalise=config.norm_topk_prob and config.num_experts_per_tok > 1,
             scaling=config.routed_scaling_factor,
+            ids=ids,
         )
         return ids, weights, affinity
 
@@ -120,7 +124,7 @@ class MoE(nn.Module):
             self.shared_experts = MLP(config.hidden_size, width, comm, storage)
 
     def forward(self, x: Tensor, layer: int, routing: Routing | None = None) -> Tensor:
-        ids, weights, affinity = self.gate(x)
+        ids, weights, affinity = self.gate(x, None if routing is None else routing.replay.get(layer))
         if routing is not None:
             routing.add(layer, ids, affinity)
         y = self.comm.sum(self.experts(x, ids, weights), "ep")

@@ -17,7 +17,7 @@ from fathom.config import ModelConfig
 from fathom.layout import Shard
 from fathom.layout.placement import Placement
 from fathom.model.answer import Answer
-from fathom.model.cache import Batch, LatentCache, int_tensor
+from fathom.model.cache import Batch, LatentCache, Routing, int_tensor
 from fathom.model.rope import Rotary
 from fathom.ops.packed import PackedModel, Peers, Weights, open_packed
 from fathom.ops.packing import PackedMatrix
@@ -96,17 +96,27 @@ class PackedTransformer:
         return {layer: load[i, :-1].tolist() for i, layer in enumerate(layers) if self.config.is_moe(layer)}
 
     @contextmanager
-    def _counting(self, tokens: int) -> Iterator[Tensor | None]:
-        """Where the kernels shall write which experts they choose; None if nobody counts."""
-        if not self.counts:
+    def _counting(self, tokens: int, routing: Routing | None = None) -> Iterator[Tensor | None]:
+        """Where the kernels shall write which experts they choose; None if nobody counts or records it."""
+        if not self.counts and routing is None:
             yield None
             return
         layers, experts = len(self.shard.layers) + len(self.shard.mtp_layers), self.config.n_routed_experts
         chosen = torch.full((layers, tokens * self.config.num_experts_per_tok), experts)  # layers that do not run: none
         yield chosen
+        if routing is not None:
+            self._record(routing, chosen)
+        if not self.counts:
+            return
         chosen += torch.arange(layers)[:, None] * (experts + 1)
         load = torch.bincount(chosen.flatten(), minlength=layers * (experts + 1)).view(layers, experts + 1)
         self._load = load if self._load is None else self._load + load
+
+    def _record(self, routing: Routing, chosen: Tensor) -> None:
+        experts, top_k = self.config.n_routed_experts, self.config.num_experts_per_tok
+        for ids, layer in zip(chosen, (*self.shard.layers, *self.shard.mtp_layers), strict=True):
+            if self.config.is_moe(layer) and int(ids[0]) < experts:
+                routing.ids[layer] = ids.view(-1, top_k).clone()
 
     def new_cache(self, num_pages: int, page_tokens: int, *, mtp: bool) -> LatentCache:
         """A cache for the layers that are here."""
@@ -116,7 +126,7 @@ class PackedTransformer:
     def answer(self, tokens: Tensor, batch: Batch, cache: LatentCache, rows: array[int]) -> Answer:
         """As Transformer.answer, in one call of the kernels."""
         assert batch.page_table is not None, "a forward with a cache needs a paged Batch"
-        with self._counting(len(tokens)) as chosen:
+        with self._counting(len(tokens), batch.routing) as chosen:
             return self.kernels.answer(
                 tokens, batch.positions, batch.query_lengths, batch.page_table, cache.latent, cache.rope,
                 int_tensor(rows), before=self._passed_on(len(tokens)), chosen=chosen,
@@ -127,7 +137,7 @@ class PackedTransformer:
     ) -> Answer:
         """As Transformer.answer_ahead, in one call of the kernels."""
         assert batch.page_table is not None, "a forward with a cache needs a paged Batch"
-        with self._counting(len(next_tokens)) as chosen:
+        with self._counting(len(next_tokens), batch.routing) as chosen:
             return self.kernels.answer(
                 next_tokens, batch.positions, batch.query_lengths, batch.page_table, cache.latent, cache.rope,
                 int_tensor(rows), module=depth, before=hidden.contiguous(), chosen=chosen,
@@ -148,7 +158,7 @@ class PackedTransformer:
     ) -> Tensor:
         cache, table = (cache, batch.page_table) if cache is not None else self._passing_cache(batch)
         assert table is not None, "a forward with a cache needs a paged Batch"
-        with self._counting(len(tokens)) as chosen:
+        with self._counting(len(tokens), batch.routing) as chosen:
             return self.kernels.forward(
                 tokens, batch.positions, batch.query_lengths, table, cache.latent, cache.rope, module=module,
                 before=before, chosen=chosen,

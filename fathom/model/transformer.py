@@ -24,9 +24,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig, shard: Shard, comm: Comm, storage: Storage, mtp: bool) -> None:
         super().__init__()
         first, hidden = config.num_hidden_layers, config.hidden_size
-        self.embed_tokens = nn.Embedding(
-            len(shard.vocabulary), hidden, dtype=storage.dtype, device=storage.device
-        )
+        self.embed_tokens = nn.Embedding(len(shard.vocabulary), hidden, dtype=storage.dtype, device=storage.device)
         self.layers = nn.ModuleList(Block(config, i, shard, comm, storage) for i in range(first))
         if mtp:
             depths = range(first, first + config.num_nextn_predict_layers)

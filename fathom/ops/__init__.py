@@ -114,6 +114,7 @@ def route(
     group_score: str,
     normalise: bool,
     scaling: float,
+    ids: Int[Tensor, "tokens chosen"] | None = None,
 ) -> tuple[Int[Tensor, "tokens chosen"], Float[Tensor, "tokens chosen"]]:
     """Choose experts by `affinity + bias` inside the best groups; weigh them by `affinity` alone.
 
@@ -121,12 +122,13 @@ def route(
     are masked with -inf. Weights: affinity of the chosen, divided by their sum if `normalise`, times `scaling`.
     Ids come in descending order of choice score, ties to the lower id.
 
-    Args:    affinity: sigmoid (V3) or softmax (V2) of the router's logits, float32.
+    Args:    affinity: sigmoid (V3) or softmax (V2) of the router's logits, float32. ids: experts chosen elsewhere,
+             only to be weighed (replay).
     Source:  DeepSeek-V3, arXiv:2412.19437, eq. 12-16; the -inf mask as in the released model code.
     """
     return pick("route", affinity)(
         affinity, bias, top_k=top_k, n_group=n_group, topk_group=topk_group, group_score=group_score,
-        normalise=normalise, scaling=scaling,
+        normalise=normalise, scaling=scaling, ids=ids,
     )  # fmt: skip
 
 

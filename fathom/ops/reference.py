@@ -121,15 +121,17 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 def route(
     affinity: Tensor, bias: Tensor | None, *, top_k: int, n_group: int, topk_group: int, group_score: str,
-    normalise: bool, scaling: float,
+    normalise: bool, scaling: float, ids: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    choice = affinity.detach() if bias is None else affinity.detach() + bias
-    if n_group > 1:
-        groups = choice.unflatten(-1, (n_group, -1))
-        score = groups.topk(2, dim=-1).values.sum(-1) if group_score == "top2" else groups.amax(-1)
-        dropped = torch.ones_like(score, dtype=torch.bool).scatter(-1, score.topk(topk_group, dim=-1).indices, False)
-        choice = groups.masked_fill(dropped[..., None], -torch.inf).flatten(-2)
-    ids = choice.sort(dim=-1, descending=True, stable=True).indices[..., :top_k]
+    if ids is None:
+        choice = affinity.detach() if bias is None else affinity.detach() + bias
+        if n_group > 1:
+            groups = choice.unflatten(-1, (n_group, -1))
+            score = groups.topk(2, dim=-1).values.sum(-1) if group_score == "top2" else groups.amax(-1)
+            kept = score.topk(topk_group, dim=-1).indices
+            dropped = torch.ones_like(score, dtype=torch.bool).scatter(-1, kept, False)
+            choice = groups.masked_fill(dropped[..., None], -torch.inf).flatten(-2)
+        ids = choice.sort(dim=-1, descending=True, stable=True).indices[..., :top_k]
     weights = affinity.gather(-1, ids)
     if normalise:
         weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)

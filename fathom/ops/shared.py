@@ -1,7 +1,7 @@
 """Numbers between processes of one host through memory that they share: what gloo does in 100 us takes 5.
 
-    room = make_room(size)          one process makes the memory; the others inherit its descriptor
-    Room(room, size, rank, ...)     each looks at it: gather, exchange
+room = make_room(size)          one process makes the memory; the others inherit its descriptor
+Room(room, size, rank, ...)     each looks at it: gather, exchange
 """
 
 from __future__ import annotations

@@ -185,4 +185,3 @@ class Table:
 def _share(tokens: int, size: int, rank: int) -> int:
     """How many of the tokens a rank asks experts for: as kernels divide them."""
     return tokens * (rank + 1) // size - tokens * rank // size
-

@@ -138,9 +138,7 @@ class Desk:
             else:
                 links[rank] = link
 
-    def _greet(
-        self, connection: socket.socket, link: Link, free: set[int], patience_s: float, peer: str
-    ) -> int | None:
+    def _greet(self, connection: socket.socket, link: Link, free: set[int], patience_s: float, peer: str) -> int | None:
         """The rank that a connection is of; None if it does not know the token, or is none of those that are free."""
         connection.settimeout(min(max(patience_s, 0.1), GREETING_S))
         challenge = secrets.token_bytes(32)

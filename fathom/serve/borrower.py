@@ -52,9 +52,7 @@ def _connected(source: PrefixSource, patience: Patience) -> socket.socket:
         raise TransferError(f"{source.host}:{source.port} cannot be reached ({error})") from error
 
 
-def _receive(
-    line: Line, missing: dict[bytes, None], form: PageFormat, deliver: Callable[[bytes, bytes], None]
-) -> bool:
+def _receive(line: Line, missing: dict[bytes, None], form: PageFormat, deliver: Callable[[bytes, bytes], None]) -> bool:
     """Take what one Pull brings, off `missing` what is whole; whether any page came damaged."""
     damaged = False
     while True:

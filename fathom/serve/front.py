@@ -15,7 +15,8 @@ from fathom.serve.errors import ApiError
 from fathom.serve.fleet import Fleet
 from fathom.serve.metrics import Metrics
 from fathom.serve.served import ServedModel
-from fathom.serve.stream import Choice, Exchange, Waits, unavailable
+from fathom.serve.stream import Choice, Clock, Exchange, Waits, unavailable
+from fathom.think.account import Prices
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,11 @@ class Limits:
 class Front:
     """What the routes share."""
 
-    def __init__(self, served: ServedModel, client: EngineClient | Fleet, limits: Limits) -> None:
+    def __init__(
+        self, served: ServedModel, client: EngineClient | Fleet, limits: Limits, prices: Prices | None = None
+    ) -> None:
         self.served, self.client, self.limits = served, client, limits
+        self.prices = prices or Prices()
         self.metrics = Metrics()
 
     @property
@@ -46,8 +50,13 @@ class Front:
     def fingerprint(self) -> str:
         return self.client.facts.fingerprint if self.client.facts is not None else ""
 
-    def open(self, choices: Sequence[Choice], *, progress: bool, session: str = "") -> Exchange:
-        """Start an exchange. Args: session: exchanges with the same one are best served by the same replica.
+    def open(
+        self, choices: Sequence[Choice], *, progress: bool, session: str = "", clock: Clock | None = None
+    ) -> Exchange:
+        """Start an exchange.
+
+        Args: session: exchanges with the same one are best served by the same replica. clock: of a request that has
+              several exchanges.
 
         Raises: ApiError: 429 when too many wait, 503 when there is no engine.
         """
@@ -61,7 +70,9 @@ class Front:
                 retry_after_ms=1000,
             )
         tick_s = self.limits.progress_s if progress else self.limits.keep_alive_s
-        exchange = Exchange(self.client, choices, self.metrics, Waits(tick_s, self.limits.queue_timeout_s), session)
+        exchange = Exchange(
+            self.client, choices, self.metrics, Waits(tick_s, self.limits.queue_timeout_s), session, clock
+        )
         exchange.start()
         return exchange
 

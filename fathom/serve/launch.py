@@ -30,6 +30,7 @@ from fathom.serve.ray import RayCluster
 from fathom.serve.router import RouterConfig
 from fathom.serve.served import ServedModel
 from fathom.serve.transport import WORKER
+from fathom.think.account import Prices
 
 BACKLOG = 2048
 
@@ -77,6 +78,7 @@ class ServeConfig:
     longest_step_s: float = 300.0
     faults: tuple[Fault, ...] = ()
     drain_s: float = 5.0
+    prices: Prices = field(default_factory=Prices)
     limits: Limits = field(default_factory=Limits)
 
 
@@ -113,7 +115,7 @@ class Server:
             command=command or WORKER,
             cluster=self._cluster,
         )
-        self.front = Front(served, self.client, config.limits)
+        self.front = Front(served, self.client, config.limits, config.prices)
         self.port: int = self._socket.getsockname()[1]
         self._uvicorn = _Uvicorn(
             uvicorn.Config(

@@ -74,6 +74,10 @@ class Metrics:
         self.cached_tokens = self._counter("prompt_tokens_cached_total", "Prompt tokens found, by where: memory, disk.")
         self.output_tokens = self._counter("generation_tokens_total", "Tokens generated.")
         self.reasoning_tokens = self._counter("reasoning_tokens_total", "Tokens generated inside thinking.")
+        self.budgets_hit = self._counter("thinking_budgets_hit_total", "Thoughts closed because they met their budget.")
+        self.samples_aborted = self._counter(
+            "samples_aborted_total", "Samples given up because they could not change the result, by strategy."
+        )
         self.drafted = self._counter("spec_decode_num_draft_tokens_total", "Tokens guessed ahead and verified.")
         self.accepted = self._counter("spec_decode_num_accepted_tokens_total", "Tokens guessed right.")
         self.accepted_at = self._counter(

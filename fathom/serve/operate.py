@@ -57,7 +57,13 @@ async def ready(http: HttpRequest) -> Response:
     if client.state != "ready" or facts is None:
         raise unavailable(client, client.failure or WorkerError(f"the engine is {client.state}"))
     return JSONResponse(
-        {"status": "ready", "model": front.served.name, "context": facts.context, "load_s": facts.load_s}
+        {
+            "status": "ready",
+            "model": front.served.name,
+            "context": facts.context,
+            "load_s": facts.load_s,
+            "price_per_hour": front.prices.per_hour,
+        }
     )
 
 

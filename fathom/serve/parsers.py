@@ -27,8 +27,8 @@ class Piece:
 class SegmentParser:
     """Split generated tokens into thinking and answer, and turn each part into text on its own.
 
-    A token belongs to exactly one part; the two markers themselves count as thinking, because without thinking they
-    would not be there.
+    A token belongs to exactly one part; the two markers themselves to none, so that a thought is as long as its budget
+    says.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, thinking: bool, split: bool = True) -> None:
@@ -47,7 +47,6 @@ class SegmentParser:
         piece = Piece()
         for index, token in enumerate(token_ids):
             if self._split and self._turn(token, piece):
-                self.reasoning_tokens += 1
                 continue
             text = "" if token in self._hidden else self._stream.push([token])
             if self.thinking:

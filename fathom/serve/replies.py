@@ -1,11 +1,12 @@
 """The shapes of replies: OpenAI's objects, with DeepSeek's and llama.cpp's additions that clients know how to read.
 
-    reasoning_content, reasoning     the thinking, twice the same text: DeepSeek's clients read one, OpenRouter's one
-    prompt_cache_hit/miss_tokens     DeepSeek's names for what prompt_tokens_details.cached_tokens says
-    prompt_tokens_details.disk_tokens    ours: those of the cached tokens that a file gave back
-    accepted/rejected_prediction_tokens  OpenAI's names, for tokens that the engine guessed ahead
-    timings                          llama.cpp's shape, plus queued_ms and time_to_first_token_ms
-    fathom                           ours: where the request stands, see `progress`
+reasoning_content, reasoning     the thinking, twice the same text: DeepSeek's clients read one, OpenRouter's one
+prompt_cache_hit/miss_tokens     DeepSeek's names for what prompt_tokens_details.cached_tokens says
+prompt_tokens_details.disk_tokens    ours: those of the cached tokens that a file gave back
+accepted/rejected_prediction_tokens  OpenAI's names, for tokens that the engine guessed ahead
+timings                          llama.cpp's shape, plus queued_ms and time_to_first_token_ms
+fathom                           ours: where the request stands, see `progress`
+usage.think                      ours: what thinking cost, see `account`
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fathom.batching.request import TokenLogprob
-from fathom.serve.stream import Choice, Delta, Exchange, Phase
+from fathom.config import ModelConfig
+from fathom.serve.stream import Choice, Delta, Phase, Told
+from fathom.think.account import Account, Prices, Work
 from fathom.tokenizer import Tokenizer
 
 PHASES: tuple[Phase, ...] = ("queued", "reading", "thinking", "answering", "done")
@@ -60,12 +63,12 @@ class Frame:
         }
 
 
-def usage(exchange: Exchange) -> dict[str, Any]:
+def usage(exchange: Told) -> dict[str, Any]:
     """Token counts, from token ids, never by tokenising text again. Siblings share a prompt: it counts once."""
     firsts = {choice.request.prompt_token_ids: choice for choice in reversed(exchange.choices)}
     prompt, cached = sum(map(len, firsts)), sum(choice.cached_tokens for choice in firsts.values())
     disk = sum(choice.disk_tokens for choice in firsts.values())
-    output = exchange.output_tokens
+    output = _output_tokens(exchange)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": output,
@@ -81,7 +84,37 @@ def usage(exchange: Exchange) -> dict[str, Any]:
     }
 
 
-def timings(exchange: Exchange) -> dict[str, Any]:
+def account(exchange: Told, config: ModelConfig, prices: Prices) -> dict[str, Any]:
+    """What all samples took so far, in tokens, seconds, FLOPs, latents held and money; the money is null without a
+    price. budget_tokens: what was enforced; null if nothing was."""
+    limit = exchange.choices[0].request.params.thinking
+    seconds = exchange.clock.until(_end(exchange))
+    table = Account.of(config, [_work(choice) for choice in exchange.choices], seconds, prices).to_dict()
+    del table["kv_byte_seconds"]  # the engine alone knows how wide it keeps them
+    table |= {"seconds": round(seconds, 6), "kv_token_seconds": round(table["kv_token_seconds"], 3)}
+    return {"budget_tokens": None if limit is None else limit.budget_tokens, **table}
+
+
+def _end(exchange: Told) -> float | None:
+    return exchange.clock.last_token if all(c.finish_reason is not None for c in exchange.choices) else None
+
+
+def _work(choice: Choice) -> Work:
+    clock = choice.clock
+    end = clock.until(clock.last_token if choice.finish_reason is not None else None) + clock.arrived
+    begun = end if clock.begun is None else clock.begun
+    first = end if clock.first_token is None else clock.first_token
+    return Work(
+        choice.request.prompt_token_ids, choice.cached_tokens, choice.reasoning_tokens, len(choice.token_ids),
+        choice.rejected_drafts, begun, first, end, choice.finish_reason == "abort",
+    )  # fmt: skip
+
+
+def _output_tokens(exchange: Told) -> int:
+    return sum(len(choice.token_ids) for choice in exchange.choices)
+
+
+def timings(exchange: Told) -> dict[str, Any]:
     """How long what took; rates are null until they mean something."""
     clock, counts = exchange.clock, usage(exchange)
     details = counts["completion_tokens_details"]
@@ -111,13 +144,13 @@ def timings(exchange: Exchange) -> dict[str, Any]:
     }
 
 
-def progress(exchange: Exchange, context: int) -> dict[str, Any]:
+def progress(exchange: Told, context: int) -> dict[str, Any]:
     """Where the request stands, for a phase line that always moves.
 
     phase: queued, reading (the prompt), thinking, answering or done; of several choices, the one that is least far.
     """
     clock, choices = exchange.clock, exchange.choices
-    output, first = exchange.output_tokens, choices[0]
+    output, first = _output_tokens(exchange), choices[0]
     reasoning = sum(choice.reasoning_tokens for choice in choices)
     return {
         "phase": min((choice.phase for choice in choices), key=PHASES.index),
@@ -160,6 +193,14 @@ def chat_deltas(delta: Delta, tokenizer: Tokenizer, *, logprobs: bool) -> list[d
     if delta.finish_reason is not None:
         parts.append(chunk_choice(delta.index, {}, delta.finish_reason))
     return parts
+
+
+def as_delta(choice: Choice, *, logprobs: bool) -> Delta:
+    """A whole choice as the only piece of a streamed reply."""
+    whole = Delta(0, choice.reasoning, choice.content, finish_reason=choice.finish_reason)
+    if logprobs:
+        whole.reasoning_logprobs, whole.content_logprobs = choice.reasoning_logprobs, choice.content_logprobs
+    return whole
 
 
 def chunk_choice(index: int, delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:

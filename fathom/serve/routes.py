@@ -16,12 +16,14 @@ from fastapi import Request as HttpRequest
 from starlette.responses import Response
 
 from fathom.serve import replies
+from fathom.serve.deliberation import Deliberation, check_think
 from fathom.serve.errors import ApiError
 from fathom.serve.front import Front
 from fathom.serve.replies import Frame
 from fathom.serve.schema import ChatRequest, CompletionRequest, Sampled
 from fathom.serve.sse import DONE, KEEP_ALIVE, EventStream, event, unless_disconnected
-from fathom.serve.stream import Choice, Delta, Exchange
+from fathom.serve.stream import Choice, Delta, Exchange, Told
+from fathom.think.steering import Steering
 
 PREFIXES = ("/v1", "", "/beta")
 """DeepSeek serves the same routes without a prefix and, where prefix continuation began, under /beta."""
@@ -36,15 +38,19 @@ async def chat(body: ChatRequest, http: HttpRequest) -> Response:
     served, context = front.served, front.context
     served.check_name(body.model)
     _check_chat(body)
-    thinking = served.wants_thinking(body)
-    prompt = await asyncio.to_thread(served.chat_prompt, body.messages, thinking=thinking)
+    steering = served.steering(body, context)
+    if body.think is not None and body.think.strategy is not None:
+        return await _deliberate(body, http, front, steering)
+    prompt = await asyncio.to_thread(
+        served.chat_prompt, body.messages, thinking=steering.thinking, line=steering.line
+    )  # fmt: skip
     params = served.params(
         body,
         prompt,
         context,
+        steering,
         max_tokens=body.max_completion_tokens,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        thinking=served.thinking_params(body, thinking),
     )
     requests = front.siblings(prompt, params, body.n or 1, streamed=_reads_along(body))
     choices = [Choice(i, request, served.tokenizer, stops=body.stop or ()) for i, request in enumerate(requests)]
@@ -52,8 +58,22 @@ async def chat(body: ChatRequest, http: HttpRequest) -> Response:
     frame = Frame.chat(served.name, front.fingerprint)
     if body.stream:
         return EventStream(exchange, _chat_events(body, front, exchange, frame))
-    with_ids = bool(body.return_token_ids)
-    return await _whole(exchange, http, frame, lambda c: replies.chat_choice(c, served.tokenizer), with_ids=with_ids)
+    return await _whole(body, http, exchange, frame, lambda c: replies.chat_choice(c, served.tokenizer))
+
+
+async def _deliberate(body: ChatRequest, http: HttpRequest, front: Front, steering: Steering) -> Response:
+    """`chat`, of several samples: one answer, the winner."""
+    told = Deliberation(front, body, steering, session=_session(body), progress=_wants_progress(body))
+    await told.start()
+    frame = Frame.chat(front.served.name, front.fingerprint)
+    if body.stream:
+        return EventStream(told, _thought_events(body, front, told, frame))
+
+    def shape(choice: Choice) -> dict[str, Any]:
+        whole = replies.chat_choice(choice, front.served.tokenizer) | {"index": 0}
+        return whole if body.logprobs else whole | {"logprobs": None}
+
+    return await _whole(body, http, told, frame, shape)
 
 
 @router.post("/completions", response_model=None)
@@ -82,7 +102,7 @@ async def complete(body: CompletionRequest, http: HttpRequest) -> Response:
         text = _echoed(body, front, choice) + choice.content
         return replies.text_choice(choice.index, text, choice.finish_reason, logprobs)
 
-    return await _whole(exchange, http, frame, shape, with_ids=bool(body.return_token_ids))
+    return await _whole(body, http, exchange, frame, shape)
 
 
 @router.get("/models", response_model=None)
@@ -117,6 +137,7 @@ def _model(front: Front) -> dict[str, Any]:
 def _check_chat(body: ChatRequest) -> None:
     """Raises: ApiError: fields that are fine alone but not together, or not here."""
     _check_stream_options(body)
+    check_think(body)
     if body.response_format is not None and body.response_format.type != "text":
         raise ApiError(
             400,
@@ -157,12 +178,11 @@ def _wants_progress(body: Sampled) -> bool:
 
 
 async def _whole(
-    exchange: Exchange,
+    body: Sampled,
     http: HttpRequest,
+    exchange: Exchange | Deliberation,
     frame: Frame,
     shape: Callable[[Choice], dict[str, Any]],
-    *,
-    with_ids: bool,
 ) -> Response:
     """The reply in one piece, once all of it is there."""
 
@@ -175,12 +195,12 @@ async def _whole(
             return Response(status_code=499)  # nobody is left to read it
     finally:
         exchange.close()
-    shaped = [shape(choice) for choice in exchange.choices]
-    if with_ids:
-        shaped = [one | {"token_ids": choice.token_ids} for one, choice in zip(shaped, exchange.choices, strict=True)]
+    shaped = [shape(choice) for choice in exchange.shown]
+    if body.return_token_ids:
+        shaped = [one | {"token_ids": choice.token_ids} for one, choice in zip(shaped, exchange.shown, strict=True)]
     reply = frame.reply(
         shaped,
-        usage=replies.usage(exchange),
+        usage=_usage(body, http.app.state.front, exchange),
         timings=replies.timings(exchange),
     )
     return Response(msgspec.json.encode(reply), media_type="application/json")
@@ -197,6 +217,43 @@ async def _chat_events(body: ChatRequest, front: Front, exchange: Exchange, fram
 
     async for part in _events(body, front, exchange, frame, shape):
         yield part
+
+
+async def _thought_events(
+    body: ChatRequest, front: Front, told: Deliberation, frame: Frame
+) -> AsyncIterator[bytes]:  # fmt: skip
+    """A streamed chat reply of several samples: where they stand in `think`, time and again, then the winner."""
+    options, every_s, at_s = body.stream_options, front.limits.progress_s, 0.0
+    role = replies.chunk_choice(0, {"role": "assistant", "content": ""})
+    yield event(frame.chunk([role], **_where(body, front, told)))
+    async for delta in told.deltas():
+        ended = delta is not None and delta.finish_reason is not None
+        if ended or told.clock.until(None) - at_s >= every_s:
+            at_s = told.clock.until(None)
+            stands = {**told.describe(), **replies.account(told, front.served.config, front.prices)}
+            yield event(frame.chunk([], think=stands, **_where(body, front, told)))
+        elif delta is None:
+            yield KEEP_ALIVE
+    (winner,) = told.shown
+    whole = replies.as_delta(winner, logprobs=bool(body.logprobs))
+    *parts, end = replies.chat_deltas(whole, front.served.tokenizer, logprobs=bool(body.logprobs))
+    for part in parts:
+        phase = "answering" if "content" in part["delta"] else "thinking"
+        yield event(frame.chunk([part], **_where(body, front, told, phase)))
+    totals = {"usage": _usage(body, front, told), "timings": replies.timings(told)}
+    with_usage = options is not None and bool(options.include_usage)
+    yield event(frame.chunk([end], **_extras(body, front, told) | ({} if with_usage else totals)))
+    if with_usage:
+        yield event(frame.chunk([], **_extras(body, front, told) | totals))
+    yield DONE
+
+
+def _where(body: ChatRequest, front: Front, told: Deliberation, phase: str | None = None) -> dict[str, Any]:
+    """What a chunk carries beside its choices. The reply is not done before its winner is there to be read."""
+    extras = _extras(body, front, told)
+    if "fathom" in extras and (phase is not None or extras["fathom"]["phase"] == "done"):
+        extras["fathom"]["phase"] = phase or "answering"
+    return extras
 
 
 async def _text_events(body: CompletionRequest, front: Front, exchange: Exchange, frame: Frame) -> AsyncIterator[bytes]:
@@ -236,19 +293,31 @@ async def _events(
         for part in parts:
             extras = _extras(body, front, exchange)
             if part["finish_reason"] is not None and exchange.done and not with_usage:
-                extras |= {"usage": replies.usage(exchange), "timings": replies.timings(exchange)}
+                extras |= {"usage": _usage(body, front, exchange), "timings": replies.timings(exchange)}
             yield event(frame.chunk([part], **extras))
         if not parts and with_progress:
             yield event(frame.chunk([], **_extras(body, front, exchange)))
         elif delta is None:
             yield KEEP_ALIVE
     if with_usage:
-        extras = _extras(body, front, exchange) | {"usage": replies.usage(exchange)}
+        extras = _extras(body, front, exchange) | {"usage": _usage(body, front, exchange)}
         yield event(frame.chunk([], timings=replies.timings(exchange), **extras))
     yield DONE
 
 
-def _extras(body: Sampled, front: Front, exchange: Exchange) -> dict[str, Any]:
+def _usage(body: Sampled, front: Front, told: Exchange | Deliberation) -> dict[str, Any]:
+    """Token counts; and an account of the thinking, where the request says anything of how much it shall be."""
+    found = replies.usage(told)
+    if not isinstance(body, ChatRequest):
+        return found
+    budget = body.thinking.budget_tokens if body.thinking is not None else None
+    if (body.think, body.reasoning_effort, budget) == (None, None, None):
+        return found
+    described = told.describe() if isinstance(told, Deliberation) else {}
+    return found | {"think": {**described, **replies.account(told, front.served.config, front.prices)}}
+
+
+def _extras(body: Sampled, front: Front, exchange: Told) -> dict[str, Any]:
     """What a chunk carries beside its choices, as the stream options ask."""
     options = body.stream_options
     extras: dict[str, Any] = {}

@@ -5,7 +5,8 @@ Three kinds of fields beside those that do something, so that official clients w
     ignored    accepted with any value, without effect: metadata, store, service_tier, ...
     neutral    accepted with the value that asks for nothing (`tools: []`, `logit_bias: {}`); any other value is
                refused as not supported, never silently dropped
-    aliases    max_tokens = max_completion_tokens; thinking, reasoning_effort and the model's name all steer thinking
+    aliases    max_tokens = max_completion_tokens; thinking, think, reasoning_effort and the model's name all steer
+               thinking
 """
 
 from __future__ import annotations
@@ -90,6 +91,15 @@ class Thinking(Body):
     budget_tokens: int | None = Field(None, ge=0, description="thinking ends after this many tokens")
 
 
+class Think(Body):
+    """fathom: several samples for one answer, and what is made of them."""
+
+    strategy: Literal["vote", "best_of", "revise"] | None = None
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES, description="samples; for revise, answers in all")
+    budget_tokens: int | None = Field(None, ge=0, description="the longest thought of each sample")
+    stop_early: bool | None = Field(None, description="give up samples that cannot change the result; true if left out")
+
+
 class ResponseFormat(Body):
     type: str
 
@@ -146,6 +156,7 @@ class ChatRequest(Sampled):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     thinking: Thinking | None = None
+    think: Think | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"] | None = None
     response_format: ResponseFormat | None = None
     prompt_cache_key: str | None = Field(None, description="names a session, before `user`")
@@ -263,6 +274,7 @@ def _known_fields(body_type: type[BaseModel] | None, path: Iterable[str | int]) 
         "messages": ChatMessage,
         "stream_options": StreamOptions,
         "thinking": Thinking,
+        "think": Think,
         "response_format": ResponseFormat,
     }
     here: type[BaseModel] | None = body_type

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fathom.batching.request import SamplingParams, ThinkingParams
+from fathom.batching.request import SamplingParams
 from fathom.config import ModelConfig, find_model
+from fathom.config.effort import with_control
 from fathom.cost import info
 from fathom.errors import ConfigError, RequestError
 from fathom.serve.defaults import Defaults
 from fathom.serve.errors import ApiError
 from fathom.serve.schema import ChatMessage, ChatRequest, CompletionRequest, Sampled
 from fathom.serve.vocabulary import load_tokenizer
+from fathom.think.steering import Steering, share, steer
 from fathom.tokenizer import encode_chat
 
 NANO = "fathom-nano"
@@ -31,7 +33,8 @@ class ServedModel:
         self.directory = find_model(model)
         self.name = name or (NANO if model == "nano" else self.directory.resolve().name)
         self.tokenizer = load_tokenizer(self.directory)
-        self.counts = info(ModelConfig.read(self.directory))
+        self.config = ModelConfig.read(self.directory)
+        self.counts = info(self.config)
         self.defaults = Defaults.read(self.directory)
         self.created = int((self.directory / "config.json").stat().st_mtime)
         self.thinks = self.tokenizer.end_think_id is not None
@@ -47,12 +50,14 @@ class ServedModel:
             )
 
     def wants_thinking(self, body: ChatRequest) -> bool:
-        """Whether the reply shall think first: said by `thinking`, else by `reasoning_effort`, else by the name.
+        """Whether the reply shall think first: said by `thinking`, else by `reasoning_effort`, else by `think`, else by
+        the name.
 
         Raises: RequestError: two of them contradict each other.
         """
         said = None if body.thinking is None else body.thinking.type == "enabled"
         effort = None if body.reasoning_effort is None else body.reasoning_effort != "none"
+        budget = body.think.budget_tokens if body.think is not None else None
         if said is not None and effort is not None and said != effort:
             raise RequestError(
                 f"thinking and reasoning_effort = {body.reasoning_effort!r} contradict each other; send one of them.",
@@ -61,12 +66,43 @@ class ServedModel:
             )
         if said is None:
             said = effort
+        if said is False and budget:
+            raise RequestError(
+                f"think.budget_tokens is {budget}, but thinking is switched off; send one of them.",
+                param="think.budget_tokens",
+                code="invalid_value",
+            )
+        if said is None and budget is not None:
+            said = budget > 0
         return body.model != DIRECT if said is None else said
 
-    def chat_prompt(self, messages: Sequence[ChatMessage], *, thinking: bool) -> list[int]:
-        """Token ids of a conversation, ready for the answer."""
+    def steering(self, body: ChatRequest, context: int) -> Steering:
+        """How much the reply may think, and what its prompt says of it.
+
+        Raises: RequestError: fields that contradict each other.
+        """
+        said = [each.budget_tokens for each in (body.thinking, body.think) if each is not None]
+        budgets = {budget for budget in said if budget is not None}
+        if len(budgets) > 1:
+            raise RequestError(
+                f"thinking.budget_tokens and think.budget_tokens differ ({min(budgets)} and {max(budgets)});"
+                " send one of them.",
+                param="think.budget_tokens",
+                code="invalid_value",
+            )
+        if not self.wants_thinking(body):
+            return Steering(thinking=False, limited=True, budget_tokens=0)
+        return steer(self.tokenizer, context, body.reasoning_effort, next(iter(budgets), None))
+
+    def chat_prompt(self, messages: Sequence[ChatMessage], *, thinking: bool, line: str | None = None) -> list[int]:
+        """Token ids of a conversation, ready for the answer. Args: line: goes to the head of the system message."""
+        plain: Sequence[Mapping[str, Any]] = [_plain(message) for message in messages]
+        if line is not None and plain[0]["role"] == "system" and not isinstance(plain[0]["content"], str):
+            plain = [{"role": "system", "content": line}, *plain]  # its content is a list of parts
+        else:
+            plain = with_control(plain, line)
         try:
-            return encode_chat(self.tokenizer, [_plain(message) for message in messages], thinking=thinking)
+            return encode_chat(self.tokenizer, plain, thinking=thinking)
         except ConfigError as error:
             raise RequestError(f"this model takes no chat ({error}) Use /v1/completions.", param="messages") from error
 
@@ -83,8 +119,12 @@ class ServedModel:
                 )
         return prompts
 
-    def params(self, body: Sampled, prompt: Sequence[int], context: int, **more: Any) -> SamplingParams:
+    def params(
+        self, body: Sampled, prompt: Sequence[int], context: int, steering: Steering | None = None, **more: Any
+    ) -> SamplingParams:
         """Sampling parameters of a request: what it says, else the model's defaults; `max_tokens` at most what is left.
+
+        A limit on the thought leaves the answer its room.
 
         Raises: RequestError: the prompt leaves no room for one token.
         """
@@ -96,11 +136,12 @@ class ServedModel:
                 param="messages" if isinstance(body, ChatRequest) else "prompt",
                 code="context_length_exceeded",
             )
-        asked = more.pop("max_tokens", None) or body.max_tokens or self.defaults.max_tokens or room
+        asked, usual = more.pop("max_tokens", None) or body.max_tokens, self.defaults.max_tokens
+        total, limit = share(steering or Steering(), self.tokenizer, prompt, room, most=asked, usual=usual)
         top_p = body.top_p if body.top_p is not None else self.defaults.top_p
         top_k = body.top_k if body.top_k is not None else self.defaults.top_k
         return SamplingParams(
-            max_tokens=min(asked, room),
+            max_tokens=total,
             temperature=body.temperature if body.temperature is not None else self.defaults.temperature,
             top_p=top_p or 1.0,
             top_k=1 if top_p == 0 else max(0, top_k),  # top_p 0 keeps the likeliest token alone
@@ -110,15 +151,9 @@ class ServedModel:
             presence_penalty=body.presence_penalty or 0.0,
             frequency_penalty=body.frequency_penalty or 0.0,
             repetition_penalty=body.repetition_penalty or 1.0,
+            thinking=limit,
             **more,
         )
-
-    def thinking_params(self, body: ChatRequest, thinking: bool) -> ThinkingParams | None:
-        """The budget on thinking, when one is asked for."""
-        budget = body.thinking.budget_tokens if body.thinking is not None else None
-        if budget is None or not thinking or self.tokenizer.end_think_id is None:
-            return None
-        return ThinkingParams(self.tokenizer.end_think_id, budget)
 
     def _begun(self, ids: list[int]) -> list[int]:
         return [self.tokenizer.bos_id, *ids] if self.bos and self.tokenizer.bos_id is not None else ids

@@ -6,14 +6,13 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from fathom.serve.errors import ApiError, error_body
-from fathom.serve.stream import Exchange
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +32,18 @@ def error_event(error: ApiError) -> bytes:
     return b"data: " + error_body(error.status_code, error.message, error.param, error.code) + b"\n\n"
 
 
+class Closing(Protocol):
+    """What has something running until it is closed."""
+
+    def close(self) -> None: ...
+
+
 class EventStream(Response):
     """A streamed reply that closes its exchange whichever way it ends."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, exchange: Exchange, events: AsyncIterator[bytes]) -> None:
+    def __init__(self, exchange: Closing, events: AsyncIterator[bytes]) -> None:
         super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._exchange, self._events = exchange, events

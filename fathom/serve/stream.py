@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Literal
+from typing import Literal, Protocol
 
 from fathom.batching.request import Output, Request, TokenLogprob, leaves_thinking_open
 from fathom.errors import EngineError, InputError, RequestError, WorkerError
@@ -47,6 +47,28 @@ class Delta:
         return bool(self.reasoning or self.content or self.finish_reason)
 
 
+@dataclass
+class Clock:
+    """When things happened to an exchange or a choice [s, monotonic]; None: not yet."""
+
+    arrived: float = field(default_factory=time.monotonic)
+    begun: float | None = None
+    first_token: float | None = None
+    last_token: float | None = None
+
+    def until(self, moment: float | None) -> float:
+        """Seconds from arrival to a moment, or to now if it has not come."""
+        return (time.monotonic() if moment is None else moment) - self.arrived
+
+    def note(self, now: float, step_s: float, *, token: bool) -> None:
+        """An output came, of a step that took so long."""
+        if self.begun is None:
+            self.begun = max(self.arrived, now - step_s)
+        if token:
+            self.first_token = self.first_token or now
+            self.last_token = now
+
+
 class Choice:
     """One sequence on its way from token ids to text. `split`: part thinking from answer (chat)."""
 
@@ -67,6 +89,7 @@ class Choice:
         self.accepted_drafts = 0
         self.rejected_drafts = 0
         self.finish_reason: str | None = None
+        self.clock = Clock()
 
     @property
     def reasoning_tokens(self) -> int:
@@ -79,6 +102,13 @@ class Choice:
         if not self.token_ids:
             return "reading" if self.read_tokens else "queued"
         return "thinking" if self._parser.thinking else "answering"
+
+    @property
+    def budget_hit(self) -> bool:
+        """Whether its thought was as long as its budget, and was closed."""
+        thinking = self.request.params.thinking
+        spent = thinking is not None and 0 < thinking.budget_tokens <= self.reasoning_tokens
+        return spent and not self._parser.thinking
 
     @property
     def stopped_by_text(self) -> bool:
@@ -122,26 +152,19 @@ class Choice:
             delta.content_logprobs += [logprob] * len(piece.content_at)
 
 
-@dataclass
-class Clock:
-    """When things happened to an exchange [s, monotonic]; None: not yet."""
-
-    arrived: float = field(default_factory=time.monotonic)
-    begun: float | None = None
-    first_token: float | None = None
-    last_token: float | None = None
-
-    def until(self, moment: float | None) -> float:
-        """Seconds from arrival to a moment, or to now if it has not come."""
-        return (time.monotonic() if moment is None else moment) - self.arrived
-
-
 @dataclass(frozen=True)
 class Waits:
     """How long an exchange lets things take. Fields: tick_s: pause after which `deltas` gives a None."""
 
     tick_s: float = 10.0
     queue_s: float = 600.0
+
+
+class Told(Protocol):
+    """What a reply tells of: its choices and its times."""
+
+    choices: list[Choice]
+    clock: Clock
 
 
 class Exchange:
@@ -154,9 +177,10 @@ class Exchange:
         metrics: Metrics,
         waits: Waits,
         session: str = "",
+        clock: Clock | None = None,
     ) -> None:
         self.choices = list(choices)
-        self.clock = Clock()
+        self.clock = clock or Clock()
         self._client, self._metrics, self._waits, self._session = client, metrics, waits, session
         self._inbox = Inbox()
         self._open = {choice.request.id: choice for choice in choices}
@@ -166,8 +190,9 @@ class Exchange:
         return not self._open
 
     @property
-    def output_tokens(self) -> int:
-        return sum(len(choice.token_ids) for choice in self.choices)
+    def shown(self) -> list[Choice]:
+        """Those that the client gets: all."""
+        return self.choices
 
     def start(self) -> None:
         """Hand every choice to the engine.
@@ -205,6 +230,17 @@ class Exchange:
         async for _ in self.deltas():
             pass
 
+    def give_up(self, indices: Iterable[int]) -> int:
+        """Stop these choices, as far as they run: nobody needs them any more. Returns: how many they were."""
+        unwanted = set(indices)
+        found = [choice for choice in self._open.values() if choice.index in unwanted]
+        for choice in found:
+            self._client.abort(choice.request.id)
+            del self._open[choice.request.id]
+            choice.finish_reason = "abort"
+            self._count(choice)
+        return len(found)
+
     def close(self, reason: str = "disconnect") -> None:
         """Leave nothing running; `reason` is for the metrics and only counts if something did run."""
         if self._open:
@@ -227,11 +263,8 @@ class Exchange:
         if not isinstance(event, Output):
             raise unavailable(self._client, event)
         now = time.monotonic()
-        if self.clock.begun is None:
-            self.clock.begun = max(self.clock.arrived, now - arrival.step_s)
-        if event.token_ids:
-            self.clock.first_token = self.clock.first_token or now
-            self.clock.last_token = now
+        for clock in (self.clock, choice.clock):
+            clock.note(now, arrival.step_s, token=bool(event.token_ids))
         delta = choice.feed(event)
         if choice.finish_reason is not None:
             del self._open[arrival.request_id]
@@ -259,6 +292,7 @@ class Exchange:
         metrics.cached_tokens.add(choice.disk_tokens, tier="disk")
         metrics.output_tokens.add(len(choice.token_ids))
         metrics.reasoning_tokens.add(choice.reasoning_tokens)
+        metrics.budgets_hit.add(choice.budget_hit)
         if self._open or clock.first_token is None or clock.last_token is None:
             return
         metrics.queued_s.observe(clock.until(clock.begun))

@@ -1,4 +1,4 @@
-"""Countdown with three numbers: reach the target with +, - and *, each number used exactly once.
+"""Countdown with three or four numbers: reach the target with +, - and *, each number used exactly once.
 
     3 7 12 > 63
     3+7=10 12 +22 -2 *big        first step 3+7, left 12: then 10+12, 12-10, 10*12
@@ -7,20 +7,25 @@
     12-3=9 7 +16 -2 *63 yes
 
 The trace is the depth-first search as it happened, dead ends included, up to the first hit. A product above 99 is
-`big`: it is not computed, and as a first step it is not followed.
+`big`: it is not computed, and as a first step it is not followed. With four numbers a line such as `3+7=10 12 5` takes
+one step, and what follows it is the search with the three numbers that it leaves.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+from itertools import combinations
 from random import Random
 
-from fathom.tasks.task import Problem, final_line, require_level
+from fathom.tasks.expression import evaluate, worked
+from fathom.tasks.task import NO, Problem, final_line, require_language, require_level, verdict, wording
 
-LARGEST_NUMBER = {1: 9, 2: 15, 3: 25}
-LARGEST_TARGET = {1: 50, 2: 99, 3: 99}
+COUNT = {1: 3, 2: 3, 3: 3, 4: 4}  # level -> how many numbers
+LARGEST_NUMBER = {1: 9, 2: 15, 3: 25, 4: 9}
+LARGEST_TARGET = {1: 50, 2: 99, 3: 99, 4: 50}
 LARGEST_PRODUCT = 99  # above it a product is `big`
+LONGEST_SEARCH = 400  # characters of a trace with four numbers; problems with a longer one are not drawn
+ERRORS = tuple(sign * size * place for place in (1, 10) for size in (1, 2, 3) for sign in (1, -1))  # of a slip
 
 TEMPLATES = (
     "Use {listed} to make {target}.",
@@ -34,103 +39,204 @@ TEMPLATES = (
     "Find a way to get {target} using {listed}.",
 )
 
-TOKEN = re.compile(r" *(0|[1-9][0-9]{0,3}|[-+*()])")
+TEMPLATES_ZH = (
+    "用{commas}凑出{target}。",
+    "用{listed}算出{target}，每个数只用一次。",
+    "凑数：数字{spaced}，目标{target}。",
+    "怎样用{listed}得到{target}？",
+    "每个数用一次，用{commas}得到{target}。",
+    "数字：{spaced}，目标：{target}",
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A number at hand: its value, the expression that made it, the operator that this ends in ("" for a number)."""
+
+    value: int
+    text: str
+    operator: str = ""
 
 
 @dataclass(frozen=True)
 class Countdown:
-    """Three numbers up to 25, a target up to 99; only problems that the search above solves are drawn."""
+    """Three or four numbers up to 25, a target up to 99; only problems that the search above solves are drawn."""
 
     name: str = "countdown"
-    levels: tuple[int, ...] = (1, 2, 3)
+    levels: tuple[int, ...] = (1, 2, 3, 4)
 
-    def sample(self, rng: Random, level: int) -> Problem:
+    def sample(self, rng: Random, level: int, language: str = "en") -> Problem:
         require_level(self, level)
-        targets: list[int] = []
-        while not targets:
-            numbers = [rng.randint(1, LARGEST_NUMBER[level]) for _ in range(3)]
-            targets = sorted({value for value in _reachable(numbers) if 1 <= value <= LARGEST_TARGET[level]})
-        target = rng.choice(targets)
-        lines, expression = _search(numbers, target)
-        a, b, c = numbers
+        require_language(language)
+        search, found = None, None
+        while search is None or found is None:
+            numbers, target = _draw(rng, level)
+            search = Search(numbers, target)
+            found = search.run()
+        words = wording(rng)
         return Problem(
             family=self.name,
             level=level,
             key=f"{self.name} {' '.join(map(str, sorted(numbers)))} > {target}",
-            prompt=rng.choice(TEMPLATES).format(
-                listed=f"{a}, {b} and {c}", commas=f"{a}, {b}, {c}", spaced=f"{a} {b} {c}", target=target
-            ),
-            trace="\n".join(lines),
-            reply=f"{expression} = {target}",
-            answer=expression,
+            prompt=_prompt(words, numbers, target, language),
+            trace="\n".join(search.lines),
+            reply=f"{found.text} = {target}",
+            answer=found.text,
+            language=language,
         )
 
     def check(self, problem: Problem, text: str) -> bool:
-        line = final_line(text)
-        if line is None:
+        numbers, target = _asked(problem)
+        expression = _read(text, target)
+        if expression is None:
             return False
-        _, *numbers, _, target = problem.key.split(" ")
-        expression, equals, result = line.partition("=")
-        if equals and result.strip(" ") != target:
-            return False
-        try:
-            value, used = evaluate(expression)
-        except ValueError:
-            return False
-        return value == int(target) and sorted(used) == list(map(int, numbers))
+        value, used = evaluate(expression)
+        return value == target and sorted(used) == numbers
+
+    def verify(self, problem: Problem, answer: str) -> str:
+        """Ticks off the numbers, then works the expression out; stops at the first fault."""
+        numbers, target = _asked(problem)
+        expression = _read(answer, target)
+        if expression is None:
+            return NO
+        value, used, steps = worked(expression)
+        lines: list[str] = []
+        left = list(numbers)
+        for number in used:
+            if number not in left:
+                return "\n".join([*lines, f"{number}: -", NO])
+            left.remove(number)
+            lines.append(f"{number}:{''.join(f' {other}' for other in left)}")
+        if left:
+            return "\n".join([*lines, NO])
+        return "\n".join([*lines, *steps, *verdict(value, target)])
+
+    def slip(self, rng: Random, problem: Problem) -> tuple[str, str] | None:
+        """A result of the search with a digit a little off, and a hit that is none."""
+        numbers = list(map(int, problem.trace.partition(" > ")[0].split(" ")))
+        target = _asked(problem)[1]
+        right = Search(numbers, target)
+        right.run()
+        slips = [(at, error) for at in range(1, right.computed + 1) for error in ERRORS]
+        rng.shuffle(slips)
+        for slip in slips:
+            search = Search(numbers, target, slip)
+            found = search.run()
+            if found is not None and not self.check(problem, found.text):
+                return "\n".join(search.lines), found.text
+        return None
 
 
-def evaluate(expression: str) -> tuple[int, list[int]]:
-    """The value of an expression of whole numbers, + - * and parentheses, and the numbers in it from left to right.
+class Search:
+    """The depth-first search, as it writes itself down.
 
-    Raises: ValueError: anything else, a sign without a number before it included.
+    Args: slip: (which result, counted from 1; how much it is off).
     """
-    tokens, at = [], 0
-    expression = expression.rstrip(" ")
-    while at < len(expression):
-        match = TOKEN.match(expression, at)
-        if match is None:
-            raise ValueError(f"not part of an expression: {expression[at]!r}")
-        tokens.append(match[1])
-        at = match.end()
-    value, end = _sum(tokens, 0)
-    if end != len(tokens):
-        raise ValueError(f"the expression goes on after its end: {tokens[end]!r}")
-    return value, [int(token) for token in tokens if token.isdigit()]
+
+    def __init__(self, numbers: list[int], target: int, slip: tuple[int, int] | None = None) -> None:
+        self.target, self.slip = target, slip
+        self.items = [Item(number, str(number)) for number in numbers]
+        self.lines = [f"{' '.join(map(str, numbers))} > {target}"]
+        self.characters, self.computed = len(self.lines[0]), 0
+
+    def run(self) -> Item | None:
+        """The first item that has the target's value; None: there is none, or the search got too long."""
+        return self._steps(self.items)
+
+    def _steps(self, items: list[Item]) -> Item | None:
+        for i, j in combinations(range(len(items)), 2):
+            left = [item for at, item in enumerate(items) if at not in (i, j)]
+            for operator in "+-*":
+                if len(self.items) > 3 and self.characters > LONGEST_SEARCH:
+                    return None
+                found = self._step(items[i], operator, items[j], left)
+                if found is not None:
+                    return found
+        return None
+
+    def _step(self, a: Item, operator: str, b: Item, left: list[Item]) -> Item | None:
+        if operator == "-" and a.value < b.value:
+            a, b = b, a
+        made = self._apply(a, operator, b)
+        if made is None:
+            self._write(f"{a.value}{operator}{b.value} big")
+            return None
+        line = f"{a.value}{operator}{b.value}={made.value} {' '.join(str(item.value) for item in left)}"
+        if len(left) > 1:
+            self._write(line)
+            return self._steps([made, *left])
+        for last in "+-*":
+            leaf = self._apply(made, last, left[0])
+            line += f" {last}{'big' if leaf is None else leaf.value}"
+            if leaf is not None and leaf.value == self.target:
+                self._write(f"{line} yes")
+                return leaf
+        self._write(line)
+        return None
+
+    def _write(self, line: str) -> None:
+        self.lines.append(line)
+        self.characters += 1 + len(line)
+
+    def _apply(self, a: Item, operator: str, b: Item) -> Item | None:
+        """The result, larger minus smaller; None for a product that is too big to follow."""
+        if operator == "-" and a.value < b.value:
+            a, b = b, a
+        value = a.value + b.value if operator == "+" else a.value - b.value if operator == "-" else a.value * b.value
+        if operator == "*" and value > LARGEST_PRODUCT:
+            return None
+        self.computed += 1
+        if self.slip is not None and self.computed == self.slip[0]:
+            value = max(0, value + self.slip[1])
+        # Parentheses only where they change the meaning.
+        first = f"({a.text})" if operator == "*" and a.operator in ("+", "-") else a.text
+        second = f"({b.text})" if operator in ("*", "-") and b.operator in ("+", "-") else b.text
+        return Item(value, f"{first} {operator} {second}", operator)
 
 
-def _sum(tokens: list[str], at: int) -> tuple[int, int]:
-    """Value of the sum that starts at token `at`, and the token after it."""
-    value, at = _product(tokens, at)
-    while at < len(tokens) and tokens[at] in "+-":
-        term, end = _product(tokens, at + 1)
-        value, at = (value + term if tokens[at] == "+" else value - term), end
-    return value, at
+def _draw(rng: Random, level: int) -> tuple[list[int], int]:
+    """Numbers and a target; with three numbers one that can be reached."""
+    while True:
+        numbers = [rng.randint(1, LARGEST_NUMBER[level]) for _ in range(COUNT[level])]
+        if len(numbers) > 3:
+            return numbers, rng.randint(1, LARGEST_TARGET[level])
+        targets = sorted({value for value in _reachable(numbers) if 1 <= value <= LARGEST_TARGET[level]})
+        if targets:
+            return numbers, rng.choice(targets)
 
 
-def _product(tokens: list[str], at: int) -> tuple[int, int]:
-    value, at = _atom(tokens, at)
-    while at < len(tokens) and tokens[at] == "*":
-        factor, at = _atom(tokens, at + 1)
-        value *= factor
-    return value, at
+def _prompt(rng: Random, numbers: list[int], target: int, language: str) -> str:
+    *most, last = shown = list(map(str, numbers))
+    if language == "en":
+        template, listed, commas = rng.choice(TEMPLATES), f"{', '.join(most)} and {last}", ", ".join(shown)
+    else:
+        template, listed = rng.choice(TEMPLATES_ZH), f"{'、'.join(most)}和{last}"
+        commas = rng.choice((", ", "，", "、")).join(shown)
+    return template.format(listed=listed, commas=commas, spaced=" ".join(shown), target=target)
 
 
-def _atom(tokens: list[str], at: int) -> tuple[int, int]:
-    if at == len(tokens):
-        raise ValueError("the expression ends where a number must be")
-    if tokens[at].isdigit():
-        return int(tokens[at]), at + 1
-    if tokens[at] != "(":
-        raise ValueError(f"not a number: {tokens[at]!r}")
-    value, at = _sum(tokens, at + 1)
-    if at == len(tokens) or tokens[at] != ")":
-        raise ValueError("a parenthesis is not closed")
-    return value, at + 1
+def _asked(problem: Problem) -> tuple[list[int], int]:
+    """The numbers, smallest first, and the target, read from the key."""
+    _, *numbers, _, target = problem.key.split(" ")
+    return list(map(int, numbers)), int(target)
+
+
+def _read(text: str, target: int) -> str | None:
+    """The expression that a text offers; None if it is none, or is said to have another value than the target."""
+    line = final_line(text)
+    if line is None:
+        return None
+    expression, equals, result = line.partition("=")
+    if equals and result.strip(" ") != str(target):
+        return None
+    try:
+        evaluate(expression)
+    except ValueError:
+        return None
+    return expression
 
 
 def _apply(a: int, operator: str, b: int) -> int | None:
-    """The result, larger minus smaller; None for a product that is too big to follow."""
     if operator == "+":
         return a + b
     if operator == "-":
@@ -138,45 +244,10 @@ def _apply(a: int, operator: str, b: int) -> int | None:
     return a * b if a * b <= LARGEST_PRODUCT else None
 
 
-def _pairs(numbers: list[int]) -> tuple[tuple[int, int, int], ...]:
-    """The first step's two numbers and the one left, in the order of the search."""
-    a, b, c = numbers
-    return (a, b, c), (a, c, b), (b, c, a)
-
-
 def _reachable(numbers: list[int]) -> set[int]:
-    """All values that the search below can arrive at."""
-    firsts = [(_apply(a, operator, b), left) for a, b, left in _pairs(numbers) for operator in "+-*"]
+    """All values that the search can arrive at with three numbers."""
+    a, b, c = numbers
+    pairs = (a, b, c), (a, c, b), (b, c, a)
+    firsts = [(_apply(x, operator, y), left) for x, y, left in pairs for operator in "+-*"]
     values = [_apply(first, operator, left) for first, left in firsts if first is not None for operator in "+-*"]
     return {value for value in values if value is not None}
-
-
-def _search(numbers: list[int], target: int) -> tuple[list[str], str]:
-    """The search, line by line, and the expression it found."""
-    lines = [f"{' '.join(map(str, numbers))} > {target}"]
-    for a, b, left in _pairs(numbers):
-        for operator in "+-*":
-            x, y = (b, a) if operator == "-" and a < b else (a, b)
-            first = _apply(a, operator, b)
-            if first is None:
-                lines.append(f"{x}{operator}{y} big")
-                continue
-            line = f"{x}{operator}{y}={first} {left}"
-            for last in "+-*":
-                value = _apply(first, last, left)
-                line += f" {last}{'big' if value is None else value}"
-                if value == target:
-                    return [*lines, f"{line} yes"], _expression((x, operator, y), first, last, left)
-            lines.append(line)
-    raise AssertionError(f"{numbers} cannot reach {target}: only reachable targets are searched")
-
-
-def _expression(step: tuple[int, str, int], first: int, last: str, left: int) -> str:
-    """The solution with no needless parentheses, the first step in front unless it is what is subtracted."""
-    x, operator, y = step
-    inner = f"{x} {operator} {y}"
-    if last == "-" and first < left:
-        return f"{left} - {inner}" if operator == "*" else f"{left} - ({inner})"
-    if last == "*" and operator != "*":
-        return f"({inner}) * {left}"
-    return f"{inner} {last} {left}"

@@ -7,16 +7,14 @@ Documents do not see each other. Loss is taken on what the assistant says last.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from random import Random
-
-import torch
-from torch import Tensor
 
 from fathom import tasks
 from fathom.errors import ConfigError
 from fathom.tasks import smalltalk
 from fathom.tokenizer import Tokenizer, encode_chat
+from fathom.train.packing import Document, Packed, pack
 
 #: Share of documents per family; the rest is small talk.
 DEFAULT_MIXTURE = {"arithmetic": 0.30, "chain": 0.16, "sorting": 0.17, "counting": 0.15, "countdown": 0.20}
@@ -29,6 +27,7 @@ class Stage:
     from_step: int = 0
     direct_share: float = 0.15  # documents that answer without thinking
     history_share: float = 0.12  # documents with earlier turns
+    chinese_share: float = 0.25  # questions in Chinese; the others are in English
     mixture: dict[str, float] = field(default_factory=lambda: dict(DEFAULT_MIXTURE))
     max_level: dict[str, int] = field(default_factory=dict)  # family -> hardest level read; every level if not named
 
@@ -62,39 +61,29 @@ class DataConfig:
         return [stage for stage in self.stages if stage.from_step <= step][-1]
 
 
-@dataclass(frozen=True)
-class Packed:
-    """Rows of documents, end to end: tokens int64 [rows * row_tokens]; counted bool: is loss taken on predicting it?"""
-
-    tokens: Tensor
-    counted: Tensor
-    lengths: tuple[int, ...]
-    rows: int
-
-
 class TaskData:
     """Packed rows of made-up problems, all of the train split."""
 
     def __init__(self, config: DataConfig, tokenizer: Tokenizer, seed: int) -> None:
         self.config, self.tokenizer, self.seed = config, tokenizer, seed
+        self.row_tokens = config.row_tokens
+        self.facts = asdict(config)
 
     def batch(self, step: int, rows: int, first_row: int = 0) -> Packed:
         """Rows first_row .. first_row + rows of a step."""
         stage = self.config.stage(step)
-        tokens: list[int] = []
-        counted: list[bool] = []
-        lengths: list[int] = []
+        packed: list[list[Document]] = []
         for row in range(first_row, first_row + rows):
             rng = Random(f"{self.seed}/{step}/{row}")
+            documents: list[Document] = []
             room = self.config.row_tokens
             while room:
                 prompt, answer = self.document(rng, stage)
-                ids = (prompt + answer)[:room]
-                tokens += ids
-                counted += [i >= len(prompt) for i in range(len(ids))]
-                lengths.append(len(ids))
-                room -= len(ids)
-        return Packed(torch.tensor(tokens), torch.tensor(counted), tuple(lengths), rows)
+                prompt, answer = prompt[:room], answer[: max(0, room - len(prompt))]
+                documents.append((prompt, answer))
+                room -= len(prompt) + len(answer)
+            packed.append(documents)
+        return pack(packed)
 
     def document(self, rng: Random, stage: Stage) -> tuple[list[int], list[int]]:
         """Token ids of a prompt, and of what the assistant should say to it, end-of-sequence included."""
@@ -105,7 +94,7 @@ class TaskData:
             messages += [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
         question, trace, reply = draw_text(rng, stage)
         messages.append({"role": "user", "content": question})
-        thinking = bool(trace) and rng.random() >= stage.direct_share
+        thinking = rng.random() >= stage.direct_share
         prompt = encode_chat(self.tokenizer, messages, thinking=thinking)
         end, end_think = self.tokenizer.eos_id, self.tokenizer.end_think_id
         assert end is not None and end_think is not None, "train_tokenizer makes both"
@@ -116,15 +105,15 @@ class TaskData:
 
 
 def draw_text(rng: Random, stage: Stage) -> tuple[str, str, str]:
-    """A question, the reasoning that answers it ("" for small talk), and the reply."""
+    """A question, the reasoning that answers it, and the reply."""
+    language = "zh" if rng.random() < stage.chinese_share else "en"
     names = list(stage.mixture)
     rest = max(0.0, 1.0 - sum(stage.mixture.values()))
     name = rng.choices([*names, ""], [*stage.mixture.values(), rest])[0]
     if not name:
-        prompt, reply = smalltalk.sample(rng)
-        return prompt, "", reply
+        return smalltalk.sample(rng, language)
     levels = [level for level in tasks.FAMILIES[name].levels if level <= stage.max_level.get(name, level)]
-    problem = tasks.draw(name, rng.choice(levels), "train", rng)
+    problem = tasks.draw(name, rng.choice(levels), "train", rng, language)
     return problem.prompt, problem.trace, problem.reply
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,12 +17,14 @@ from fathom.model.moe import MoE
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with warmup, a constant stretch, and a linear fall to `final_lr` (warmup-stable-decay)."""
+    """AdamW with warmup, then down to `final_lr`: "wsd" by a constant stretch and a straight line, "cosine" by half a
+    cosine, as DeepSeek-V3 is fine-tuned (section 5.1)."""
 
+    schedule: Literal["wsd", "cosine"] = "wsd"
     lr: float = 2e-3
     final_lr: float = 2e-5
     warmup_steps: int = 100
-    decay_share: float = 0.35  # of all steps, at the end
+    decay_share: float = 0.35  # of all steps, at the end; wsd only
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8  # DeepSeek does not publish theirs
@@ -37,6 +41,9 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     """Learning rate of step 0 .. steps - 1."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
+    if config.schedule == "cosine":
+        done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+        return config.final_lr + (config.lr - config.final_lr) * (1 + math.cos(math.pi * done)) / 2
     decay_steps = max(1, round(config.decay_share * steps))
     left = (steps - step) / decay_steps
     return config.lr if left >= 1 else config.final_lr + (config.lr - config.final_lr) * left

@@ -13,30 +13,33 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from fathom import cost
-from fathom.checkpoint import load_latest, save_state, save_weights
-from fathom.config import ModelConfig
+from fathom.checkpoint import load_latest, load_weights, mtp_layers, save_state, save_weights
+from fathom.config import ModelConfig, find_model
 from fathom.errors import ConfigError, TrainingError
 from fathom.model import Routing, Transformer, init_weights
 from fathom.tokenizer import Tokenizer
 from fathom.train import optim
 from fathom.train.data import DataConfig, TaskData, train_tokenizer
 from fathom.train.ledger import Ledger
-from fathom.train.loss import LossConfig, compute
+from fathom.train.loss import Criterion, LossConfig, compute, next_token
+from fathom.train.packing import Packed
 
 log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+GENERATION = "generation_config.json"  # how a checkpoint likes to be sampled
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, how much at once, how often to save."""
+    """Where to begin, how long, how much at once, how often to save."""
 
+    init: str = ""  # a checkpoint: nano, or a directory; "": random weights
     steps: int = 1000
     rows: int = 8  # of data.row_tokens, in one optimiser step
     micro_rows: int = 8
@@ -56,9 +59,9 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run, as a TOML file: model, data, train, optim, loss."""
+    """One run, as a TOML file: model, data, train, optim, loss. With train.init, `model` says what differs from it."""
 
-    model: dict[str, Any]
+    model: dict[str, Any] = field(default_factory=dict)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     optim: optim.OptimConfig = field(default_factory=optim.OptimConfig)
@@ -82,43 +85,66 @@ class Progress:
     eta_s: float
 
 
-class Trainer:
-    """Trains the recipe's model in `run_dir`; continues there if it holds a training state."""
+class Source(Protocol):
+    """Where a step's rows come from: a pure function of the step, so that resuming needs no state."""
 
-    def __init__(self, recipe: Recipe, run_dir: Path, device: str = "cpu") -> None:
+    row_tokens: int  # of a row, at most
+    facts: dict[str, Any]  # what decides its rows, as plain JSON values: a resumed run must have the same
+
+    def batch(self, step: int, rows: int, first_row: int = 0) -> Packed:
+        """Rows first_row .. first_row + rows of a step, or as many of them as it has."""
+        ...
+
+
+class Trainer:
+    """Trains the recipe's model in `run_dir`; continues there if it holds a training state.
+
+    Args:    source: what is read; the recipe's `data` if None. criterion: what a prediction costs (train/loss.py).
+    """
+
+    def __init__(
+        self, recipe: Recipe, run_dir: Path, device: str = "cpu", *, source: Source | None = None,
+        criterion: Criterion = next_token,
+    ) -> None:  # fmt: skip
         self.recipe, self.run_dir, self.device = recipe, run_dir, device
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
         torch.use_deterministic_algorithms(True)
         # A debugging aid of the line above that would cost a fifth of a step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        self.init = find_model(recipe.train.init) if recipe.train.init else None
         self.tokenizer = self._tokenizer()
-        self.config = model_config(recipe, self.tokenizer)
-        self.data = TaskData(recipe.data, self.tokenizer, recipe.train.seed)
+        self.config = self._config()
+        self.data: Source = source or TaskData(recipe.data, self.tokenizer, recipe.train.seed)
+        self.criterion = criterion
         self.model = Transformer(self.config, compute_dtype=DTYPES[recipe.train.compute_dtype], device=device)
-        init_weights(self.model, recipe.train.init_std, recipe.train.seed)
+        if self.init:
+            load_weights(self.model, self.init)
+        else:
+            init_weights(self.model, recipe.train.init_std, recipe.train.seed)
         self.optimiser = optim.build(self.model, recipe.optim)
         self.step = 0
         self._stop = False
         self._resume()
-        self.flops_per_token = cost.training_flops(self.config, recipe.data.row_tokens, mtp=True)
+        self.flops_per_token = cost.training_flops(self.config, self.data.row_tokens, mtp=True)
         self.peak_flops = measure_peak(self.device, DTYPES[recipe.train.compute_dtype])
 
     def run(self, report: Callable[[Progress], None] = lambda progress: None) -> Path | None:
         """Train to the end and export; returns the model's directory, or None if interrupted (a state is saved)."""
         recipe, ledger = self.recipe, Ledger(self.run_dir)
         facts = {"tokens_per_step": self.tokens_per_step, "peak_flops": self.peak_flops, "torch": torch.__version__}
-        ledger.append("start", step=self.step, recipe=asdict(recipe), threads=torch.get_num_threads(), **facts)
+        ledger.append("start", step=self.step, recipe=self.described, threads=torch.get_num_threads(), **facts)
         caught = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
         previous = {number: signal.signal(number, self._interrupt) for number in caught}
-        began, since = time.perf_counter(), self.step
+        began, tokens, since = time.perf_counter(), 0, self.step
         try:
             while self.step < recipe.train.steps and not self._stop:
                 measured = self._one_step()
+                tokens += int(measured.pop("tokens"))
                 if self.step % recipe.train.log_every == 0 or self.step == recipe.train.steps:
                     elapsed, done = time.perf_counter() - began, self.step - since
-                    began, since = time.perf_counter(), self.step
-                    progress = self._progress(measured, elapsed / done)
+                    progress = self._progress(measured, tokens / elapsed, elapsed / done)
+                    began, tokens, since = time.perf_counter(), 0, self.step
                     ledger.append("step", **asdict(progress), loss_bits=measured["loss"].hex())
                     report(progress)
                 if self.step % recipe.train.save_every == 0 or self._stop or self.step == recipe.train.steps:
@@ -138,28 +164,37 @@ class Trainer:
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens read in one optimiser step."""
-        return self.recipe.train.rows * self.recipe.data.row_tokens
+        """Tokens read in one optimiser step, at most."""
+        return self.recipe.train.rows * self.data.row_tokens
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The recipe with what is really read: all that decides the run's numbers."""
+        return asdict(self.recipe) | {"data": self.data.facts}
 
     def export(self, directory: Path) -> None:
         """Write the model as a bfloat16 Hugging Face checkpoint with its tokenizer."""
         self.tokenizer.save(directory.parent / "tokenizer")
         files = {f.name: f.read_bytes() for f in sorted((directory.parent / "tokenizer").iterdir())}
-        config = replace(self.config, torch_dtype="bfloat16")
+        if self.init and (self.init / GENERATION).is_file():
+            files[GENERATION] = (self.init / GENERATION).read_bytes()
+        config = replace(self.config, torch_dtype="bfloat16", quantization_config=None)
         save_weights(directory, export_tensors(self.model, torch.bfloat16), config.to_dict(), extra_files=files)
 
     def _one_step(self) -> dict[str, float]:
         """One optimiser step; returns what it measured."""
         recipe, step = self.recipe, self.step
         count = recipe.train.rows // recipe.train.micro_rows
-        parts = [self.data.batch(step, recipe.train.micro_rows, i * recipe.train.micro_rows) for i in range(count)]
-        counted = sum(int(part.counted.sum()) for part in parts)
+        found = (self.data.batch(step, recipe.train.micro_rows, i * recipe.train.micro_rows) for i in range(count))
+        parts = [part for part in found if part.rows]
+        rows = sum(part.rows for part in parts)
+        counted = max(1, sum(int(part.counted.sum()) for part in parts))  # long prompts may fill every row
         totals = dict.fromkeys(("main", "mtp", "balance", "mtp_correct"), 0.0)
         loads: dict[int, Tensor] = {}
         self.optimiser.zero_grad(set_to_none=True)
         for part in parts:
             routing = Routing()
-            losses = compute(self.model, part, recipe.loss, counted, recipe.train.rows, routing)
+            losses = compute(self.model, part, recipe.loss, counted, rows, routing, self.criterion)
             losses.total.backward()
             for name in totals:
                 totals[name] += getattr(losses, name)
@@ -181,10 +216,10 @@ class Trainer:
         return {
             "loss": loss, "mtp_loss": totals["mtp"] / counted, "mtp_accuracy": totals["mtp_correct"] / counted,
             "max_violation": sum(violations.values()) / max(1, len(violations)), "grad_norm": norm, "lr": lr,
+            "tokens": sum(len(part.tokens) for part in parts),
         }  # fmt: skip
 
-    def _progress(self, facts: dict[str, float], step_s: float) -> Progress:
-        rate = self.tokens_per_step / step_s
+    def _progress(self, facts: dict[str, float], rate: float, step_s: float) -> Progress:
         left = (self.recipe.train.steps - self.step) * step_s
         mfu = rate * self.flops_per_token / self.peak_flops
         return Progress(self.step, self.recipe.train.steps, **facts, tokens_per_s=rate, mfu=mfu, eta_s=left)
@@ -194,14 +229,14 @@ class Trainer:
         for index, parameter in enumerate(self._trained()):
             state = self.optimiser.state[parameter]
             tensors |= {f"optimiser.{index}.{name}": state[name] for name in ("exp_avg", "exp_avg_sq", "step")}
-        save_state(self.run_dir, self.step, tensors, {"recipe": asdict(self.recipe)})
+        save_state(self.run_dir, self.step, tensors, {"recipe": self.described})
 
     def _resume(self) -> None:
         found = load_latest(self.run_dir)
         if found is None:
             return
         self.step, tensors, meta = found
-        _check_same(meta["recipe"], asdict(self.recipe), self.run_dir)
+        _check_same(meta["recipe"], self.described, self.run_dir)
         with torch.no_grad():
             for name, tensor in self._own_tensors().items():
                 tensor.copy_(tensors[f"model.{name}"])
@@ -217,11 +252,24 @@ class Trainer:
         return [p for group in self.optimiser.param_groups for p in group["params"]]
 
     def _tokenizer(self) -> Tokenizer:
-        """The run's tokenizer: learned once, then read."""
+        """The run's tokenizer: the one in its folder, else the initial checkpoint's, else learned now."""
         directory = self.run_dir / "tokenizer"
         if not (directory / "tokenizer.json").exists():
+            if self.init:
+                return Tokenizer.load(self.init)
             train_tokenizer(self.recipe.data, self.recipe.train.seed).save(directory)
         return Tokenizer.load(directory)
+
+    def _config(self) -> ModelConfig:
+        if self.init is None:
+            return model_config(self.recipe, self.tokenizer)
+        config = initial_config(self.init, self.recipe.model)
+        if self.tokenizer.vocab_size > config.vocab_size:
+            raise ConfigError(
+                f"{self.init}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model {config.vocab_size}; "
+                "fetch the tokenizer that belongs to it."
+            )
+        return config
 
     def _interrupt(self, *_: object) -> None:
         self._stop = True  # the step in progress ends first, then its state is saved
@@ -231,6 +279,20 @@ def model_config(recipe: Recipe, tokenizer: Tokenizer) -> ModelConfig:
     """The recipe's architecture, with the tokenizer's vocabulary."""
     ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
     return ModelConfig.from_dict(recipe.model | {"vocab_size": tokenizer.vocab_size} | ids, "recipe: model")
+
+
+def initial_config(init: Path, changes: dict[str, Any]) -> ModelConfig:
+    """The architecture of a checkpoint to go on from, with the MTP modules that it really holds.
+
+    Args:    changes: keys of config.json that shall differ, such as rope_scaling; the weights must still fit.
+    """
+    config = ModelConfig.from_dict(ModelConfig.read(init).to_dict() | changes, f"recipe: model, over {init}")
+    if config.packed:
+        raise ConfigError(f"{init} is packed at {config.packed.bits} bits; use the checkpoint that it was made from.")
+    held = mtp_layers(init)
+    if held < config.num_nextn_predict_layers:
+        log.warning("%s holds %d of %d MTP modules; the rest is left out", init, held, config.num_nextn_predict_layers)
+    return replace(config, num_nextn_predict_layers=min(held, config.num_nextn_predict_layers))
 
 
 def export_tensors(model: Transformer, dtype: torch.dtype) -> dict[str, Tensor]:

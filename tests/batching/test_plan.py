@@ -90,3 +90,8 @@ def test_a_plain_decode_row_is_a_small_message():
 def test_sampled_survives_msgpack():
     sampled = Sampled((4,), (TokenLogprob(4, -0.5, ((4, -0.5), (2, -1.5))),), (3, 2))
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(sampled), type=Sampled) == sampled
+
+
+def test_only_a_budget_that_knows_the_marker_bans_it():
+    limits = (None, ThinkingParams(9, 3), ThinkingParams(9, 3, 8))
+    assert [Sampling(7, SamplingParams(thinking=limit)).banned_token_id for limit in limits] == [None, None, 8]

@@ -197,3 +197,12 @@ def test_a_reply_that_has_ended_is_not_resumed(emitted, at):
     with pytest.raises(RequestError, match=f"token {at} of the {len(emitted)} emitted") as caught:
         sequence.resume(frozenset({7}))
     assert caught.value.code == "already_ended"
+
+
+@pytest.mark.parametrize(("prompt", "left"), [((4, THINK), 2), ((4, THINK, END), None), ((4,), None)])
+def test_a_budget_that_knows_both_markers_is_for_the_thought_of_the_prompt(prompt, left):
+    limit = ThinkingParams(end_think_id=END, budget_tokens=2, think_id=THINK)
+    request = Request("a", prompt, SamplingParams(thinking=limit))
+    assert Sequence(request=request, key=(0, 0), tokens=list(prompt)).thinking_left == left
+    with pytest.raises(RequestError, match="thinking.think_id is -1"):
+        ThinkingParams(END, 2, -1)

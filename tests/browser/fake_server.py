@@ -168,7 +168,7 @@ class Record:
 class FakeServer(ThreadingHTTPServer):
     """`url` is where it listens. `loading`: /ready and every question answer 503 while it is set.
 
-    `engines`: what /experts shows.
+    `engines`: what /experts shows. price_per_hour: what /ready says.
     """
 
     daemon_threads = True
@@ -179,6 +179,7 @@ class FakeServer(ThreadingHTTPServer):
         self.record = Record()
         self.loading = False
         self.engines: dict[str, Any] = {}
+        self.price_per_hour: float | None = None
         self.url = f"http://127.0.0.1:{self.server_port}/"
 
 
@@ -192,7 +193,8 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/ready" and self.server.loading:
             self._error(Refuse(503, "the model is still being loaded", "not_ready", 1000))
         elif path in ("/ready", "/suggestions", "/v1/models"):
-            replies = {"/ready": {"status": "ready"}, "/suggestions": SUGGESTIONS, "/v1/models": {"data": [model]}}
+            ready = {"status": "ready", "price_per_hour": self.server.price_per_hour}
+            replies = {"/ready": ready, "/suggestions": SUGGESTIONS, "/v1/models": {"data": [model]}}
             self._send(200, json.dumps(replies[path]).encode(), "application/json")
         elif path == "/experts":
             self._send(200, json.dumps({"engines": self.server.engines}).encode(), "application/json")

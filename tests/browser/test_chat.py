@@ -30,8 +30,8 @@ def ask(page: Page, question: str) -> Locator:
 
 def ended(turn: Locator, how: str = "done") -> Locator:
     """The turn, once it has come to this end."""
-    page = turn.page
-    page.locator(f".turn.{how}").last.wait_for(timeout=60_000)
+    ends = "how => [...document.querySelectorAll('.turn')].at(-1)?.classList.contains(how)"  # not those before it
+    turn.page.wait_for_function(ends, arg=how, timeout=60_000)
     return turn
 
 
@@ -147,6 +147,55 @@ def test_thinking_can_be_switched_off(page: Page, server: FakeServer) -> None:
     turn = ended(ask(page, SUM))
     assert server.record.bodies[0]["thinking"] == {"type": "disabled"}
     assert turn.locator(".thinking").is_hidden()
+
+
+def test_effort_and_samples_are_asked_for(page: Page, server: FakeServer) -> None:
+    effort, switch = page.get_by_label("Effort"), page.get_by_role("switch", name="Thinking")
+    samples, strategy = page.get_by_label("Samples"), page.get_by_label("Strategy")
+    assert strategy.is_hidden()
+    effort.select_option("none")
+    assert switch.get_attribute("aria-checked") == "false", "no effort is no thinking"
+    switch.click()
+    assert effort.input_value() == ""
+    effort.select_option("high")
+    samples.fill("99")
+    samples.press("Tab")
+    assert samples.input_value() == "16"
+    strategy.select_option("best_of")
+    ended(ask(page, SUM))
+    body = server.record.bodies[0]
+    assert (body["thinking"], body["reasoning_effort"]) == ({"type": "enabled"}, "high")
+    assert body["think"] == {"strategy": "best_of", "n": 16}
+
+
+def test_the_cost_is_shown_as_it_grows(page: Page, server: FakeServer) -> None:
+    account = {"strategy": "vote", "n": 5, "aborted": 0, "prompt_tokens": 37, "cost": None}
+    rest = threading.Event()
+
+    def script(question: str, thinking: bool) -> Iterator[Step]:
+        yield {"think": {**account, "finished": 2, "votes": {"7": 2}, "completion_tokens": 90, "seconds": 1.25}}
+        rest.wait(30)
+        yield {"delta": {"content": "7"}, "finish": "stop"}
+        last = {**account, "finished": 3, "aborted": 2, "votes": {"7": 3}, "completion_tokens": 120, "seconds": 2.0}
+        usage = {"prompt_tokens": 37, "completion_tokens": 120, "think": {**last, "cost": 0.000123}}
+        yield {"usage": usage}
+
+    server.script = script
+    turn = ask(page, SUM)
+    turn.locator(".cost", has_text="127 tokens · 1.3 s · 2 of 2 agree").wait_for()
+    rest.set()
+    ended(turn)
+    assert turn.locator(".cost").inner_text() == "157 tokens · 2.0 s · costs 0.00012 · 3 of 3 agree, 2 not needed"
+
+
+def test_a_price_turns_seconds_into_money(context: BrowserContext, server: FakeServer, watched: Watched) -> None:
+    server.price_per_hour = 3600.0
+    page = context.new_page()
+    page.goto(server.url)
+    page.locator("#connection[data-state=ready]").wait_for()
+    cost = ended(ask(page, SUM)).locator(".cost").inner_text()
+    found = re.fullmatch(r"\d+ tokens · (\d+\.\d) s · costs ([\d.]+)", cost)
+    assert found and float(found[2]) == pytest.approx(float(found[1]), abs=0.1)
 
 
 def test_thinking_stays_as_the_reader_left_it(page: Page, server: FakeServer) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fathom.checkpoint import Reader, load_packed, save_weights, unpacked
+from fathom.checkpoint import Reader, load_packed, pack_state, refill, save_weights, unpacked
 from fathom.checkpoint.convert import convert
 from fathom.checkpoint.pack import convert_packed, own_part
 from fathom.checkpoint.packed import Kept, Weights
@@ -21,8 +21,10 @@ from fathom.config import ModelConfig
 from fathom.errors import CheckpointError
 from fathom.layout import Layout, Shard
 from fathom.layout.rows import here, owned
+from fathom.model import Transformer, init_weights
 from fathom.ops.packing import PackedMatrix, pack
 from tests.checkpoint.tiny import TINY, made_up, write_model
+from tests.model.packing import pack_model
 
 TIED = replace(TINY, tie_word_embeddings=True)
 DIRECT = replace(TINY, q_lora_rank=None, num_nextn_predict_layers=0, scoring_func="softmax", topk_method="greedy",
@@ -285,3 +287,24 @@ def test_all_ranks_together_read_a_divided_matrix_once(tmp_path: Path, reads: di
     shared = prefix + "mlp.shared_experts.up_proj.weight"
     assert reads[shared] == 4 * sizes[shared], "every rank has all of it"
     assert reads["model.layers.3.embed_tokens.weight"] == sizes["model.layers.3.embed_tokens.weight"], "a check, once"
+
+
+@pytest.mark.parametrize("config", [TINY, DIRECT, TIED], ids=["v3", "v2", "tied"])
+def test_a_state_dict_is_packed_as_in_the_plainest_way_and_back(config: ModelConfig) -> None:
+    model = init_weights(Transformer(config), std=0.1, seed=3)
+    found, expected = pack_state(model.state_dict(), config), pack_model(model, "f32")
+    if config.tie_word_embeddings:
+        expected["lm_head.weight"] = pack(model.state_dict()["model.embed_tokens.weight"], "f32")
+    assert same(found, expected)
+    back = unpacked(found, config)
+    assert all(torch.equal(back[name], tensor) for name, tensor in model.state_dict().items() if name in back)
+
+
+def test_a_refill_changes_the_values_in_their_place() -> None:
+    one, other = (init_weights(Transformer(TINY), std=0.1, seed=seed).state_dict() for seed in (3, 4))
+    found = pack_state(one, TINY)
+    places = {name: w.data_ptr() if isinstance(w, torch.Tensor) else w.data.data_ptr() for name, w in found.items()}
+    refill(found, other, TINY)
+    assert same(found, pack_state(other, TINY)) and not same(found, pack_state(one, TINY))
+    for name, weight in found.items():
+        assert places[name] == (weight if isinstance(weight, torch.Tensor) else weight.data).data_ptr()

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from fathom.cli import main
+from fathom.tasks import FAMILIES
 
 QUICK = ["--tokens", "3", "--repeats", "2", "--threads", "1"]
 
@@ -60,7 +61,7 @@ def test_mtp_compares_texts_by_family(capsys):
     words = ["--tokens", "6", "--repeats", "1", "--prompts", "1", "--spec", "1", "--threads", "1"]
     found = printed(capsys, "mtp", *words)
     assert found["identical"] is True and found["spec"] == "1"
-    assert set(found["families"]) == {"arithmetic", "chain", "sorting", "counting", "countdown"}
+    assert set(found["families"]) == set(FAMILIES)
     for family in found["families"].values():
         assert family.keys() >= {"plain", "drafted", "ratio", "acceptance", "identical"}
     assert any(family["acceptance"] for family in found["families"].values())

@@ -87,3 +87,16 @@ def test_a_question_too_long_does_not_end_the_conversation(
 def test_json_needs_a_question(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["chat", "--json", "--model", str(tiny_model)]) == 2
     assert "needs a question" in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+def test_samples_vote_and_say_how(
+    tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["chat", "two", "--model", str(tiny_model), "--samples", "3", "--max-tokens", "12", "--seed", "1"]
+    assert main([*options, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert main(options) == 0
+    assert capsys.readouterr().out == result["text"] + "\n"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert main(options) == 0
+    assert " of 3 agree, 0 given up · " in capsys.readouterr().out

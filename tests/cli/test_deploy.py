@@ -43,4 +43,4 @@ def test_what_is_missing_is_said(deploy: Path, capsys: pytest.CaptureFixture[str
     assert "--group-secret FILE" in capsys.readouterr().err
     assert main(["deploy", "slurm", str(deploy), "--out", "/nowhere/x"]) == 2
     assert main(["deploy", "lws", str(deploy), "--image", "i"]) == 0
-    assert "kind: \"LeaderWorkerSet\"" in capsys.readouterr().out
+    assert 'kind: "LeaderWorkerSet"' in capsys.readouterr().out

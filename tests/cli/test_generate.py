@@ -98,3 +98,24 @@ def test_guesses_ahead_change_no_token(tmp_path: Path, capsys: pytest.CaptureFix
     assert (right[0], wrong[0]) == (0, 0) and right[1] + wrong[1] > 0
     assert main(["generate", "--model", str(tmp_path), "--token-ids", "9", "--spec", "9"]) == 2
     assert "auto, off, or a number of tokens from 1 to 4" in capsys.readouterr().err
+
+
+def test_a_budget_ends_the_thought(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--prompt", "two", "--seed", "1", "--temperature", "2")
+    for wanted, most in ((("--budget", "5"), 5), (("--effort", "low"), 64), (("--effort", "low", "--budget", "9"), 9)):
+        usage = generate(capsys, tiny_model, *options, *wanted)["usage"]
+        assert usage["reasoning_tokens"] <= most
+    assert generate(capsys, tiny_model, *options, "--budget", "0", "--max-tokens", "9")["reasoning"] == ""
+
+
+def test_samples_vote(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--prompt", "two", "--seed", "1", "--budget", "4", "--max-tokens", "20", "--samples", "3")
+    result = generate(capsys, tiny_model, *options)
+    assert result["samples"] == 3 and sum(result["votes"].values()) <= 3
+    assert len(result["token_ids"]) <= 20 < result["usage"]["completion_tokens"] <= 60
+    assert result["usage"]["reasoning_tokens"] <= 12
+    again = generate(capsys, tiny_model, *options)
+    assert {key: again[key] for key in KEYS[:4]} == {key: result[key] for key in KEYS[:4]}
+    for bad in ((*options[:-1], "0"), (*options, "--temperature", "0")):
+        assert main(["generate", "--model", str(tiny_model), *bad]) == 2
+    assert "all samples would be the same" in capsys.readouterr().err

@@ -34,6 +34,7 @@ def test_bad_input_is_refused_before_anything_is_loaded(
     assert "port is 70000" in refused(capsys, *model, "--port", "70000")
     assert "cannot be read" in refused(capsys, *model, "--api-key-file", str(tmp_path / "none"))
     assert "spill-gb is -1" in refused(capsys, *model, "--spill-gb", "-1")
+    assert "per_hour is -1" in refused(capsys, *model, "--price-per-hour", "-1")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "in use" in refused(capsys, *model, "--port", str(taken.getsockname()[1]))
 

@@ -13,9 +13,7 @@ LAYOUTS = {
     "tp2": Layout(tp=2), "dp2-ep2": Layout(dp=2, ep=2), "pp2": Layout(pp=2), "tp2-ep2": Layout(tp=2, ep=2),
     "dp2-tp2-ep4": Layout(dp=2, tp=2, ep=4), "pp2-dp2-ep2": Layout(pp=2, dp=2, ep=2),
 }  # fmt: skip
-CASES = [
-    pytest.param(name, marks=[] if name == "tp2-ep2" else [pytest.mark.slow]) for name in LAYOUTS
-]
+CASES = [pytest.param(name, marks=[] if name == "tp2-ep2" else [pytest.mark.slow]) for name in LAYOUTS]
 
 
 @pytest.mark.usefixtures("native")

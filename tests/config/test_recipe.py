@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from fathom.config import build, nearest, read_json, read_toml
+from fathom.config import build, nearest, read_json, read_toml, settings
 from fathom.config.recipe import MAX_FILE_BYTES
 from fathom.errors import ConfigError
 
@@ -94,6 +94,14 @@ def test_a_bad_override_is_refused(tmp_path: Path, override: str) -> None:
     file.write_text("steps = 5\n")
     with pytest.raises(ConfigError, match="--set"):
         read_toml(file, [override])
+
+
+def test_settings_are_overrides_of_one_section() -> None:
+    assert settings(Optimiser, "optim", ["optim.lr=3e-4", "optim.betas=[0.8, 0.9]"]) == Optimiser(3e-4, (0.8, 0.9))
+    with pytest.raises(ConfigError, match=r"'train' is no section here; write optim\.key=value"):
+        settings(Optimiser, "optim", ["train.lr=1.0"])
+    with pytest.raises(ConfigError, match="--set optim: lr must be given"):
+        settings(Optimiser, "optim", [])
 
 
 def test_files_that_cannot_be_read_are_refused_by_name(tmp_path: Path) -> None:

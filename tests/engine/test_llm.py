@@ -109,3 +109,32 @@ def test_guesses_need_a_module(tmp_path):
     assert LLM(tmp_path, EngineConfig(num_pages=64)).engine.policy.fixed == 0
     with pytest.raises(ConfigError, match="no MTP module"):
         LLM(tmp_path, EngineConfig(num_pages=64, spec=1))
+
+
+def test_whoever_is_not_wanted_any_more_is_given_up(llm):
+    params = [SamplingParams(max_tokens=n, seed=n, ignore_eos=True) for n in (30, 4, 8)]
+    told = []
+
+    def ended(place, one):
+        told.append((place, one))
+        return [0, 1] if place == 1 else []
+
+    completions = llm.generate(["a", "b", "c"], params, ended)
+    assert [c.finish_reason for c in completions] == ["abort", "length", "length"]
+    assert told == [(1, completions[1]), (2, completions[2])]
+    assert 0 < completions[0].usage.completion_tokens < 10
+    assert completions[0].token_ids == llm.generate("a", params[0])[0].token_ids[: len(completions[0].token_ids)]
+    assert not llm.engine.has_work
+
+
+def test_a_thought_that_is_over_is_not_begun_anew(llm):
+    """Random weights choose the marker now and then; not where the only thought is the prompt's."""
+    think, end = llm.tokenizer.think_id, llm.tokenizer.end_think_id
+    free = dict(max_tokens=120, ignore_eos=True, temperature=4.0)
+    prompts = [encode_chat(llm.tokenizer, QUESTION, thinking=thinking) for thinking in (True, False)] * 8
+    plain = [SamplingParams(seed=n, **free) for n in range(16)]
+    assert any(think in c.token_ids for c in llm.generate(prompts, plain))
+    limited = [SamplingParams(seed=n, thinking=ThinkingParams(end, 5, think), **free) for n in range(16)]
+    for number, one in enumerate(llm.generate(prompts, limited)):
+        assert think not in one.token_ids and one.usage.reasoning_tokens <= (0 if number % 2 else 5)
+        assert number % 2 or end in one.token_ids[:6]

@@ -77,9 +77,7 @@ def test_what_is_dropped_never_comes() -> None:
     assert thread.is_alive()
 
 
-@pytest.mark.parametrize(
-    ("kind", "how"), [("kill", -signal.SIGKILL), ("exit", EXIT_CODE), ("stop", signal.SIGSTOP)]
-)
+@pytest.mark.parametrize(("kind", "how"), [("kill", -signal.SIGKILL), ("exit", EXIT_CODE), ("stop", signal.SIGSTOP)])
 def test_a_process_ends_or_stops(kind: str, how: int) -> None:
     pid = os.fork()
     if pid == 0:

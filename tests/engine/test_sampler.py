@@ -263,3 +263,15 @@ def test_integers_of_numpy_and_of_torch_are_the_same():
     assert sampler._mix_array(start.numpy().view("uint64")).tobytes() == mixed.numpy().tobytes()
     shifted = sampler._shift(mixed, 12).tolist()
     assert shifted == [(value % 2**64) >> 12 for value in mixed.tolist()]
+
+
+@pytest.mark.parametrize("params", [{}, {"temperature": 0.0}, {"top_k": 2}, {"top_p": 0.6}, {"presence_penalty": 1.0},
+                                    {"temperature": 0.0, "presence_penalty": 0.01}, {"temperature": 1e-9}])  # fmt: skip
+def test_the_token_that_begins_a_thought_is_never_chosen(params):
+    """The best one is banned: the rest is chosen as if it were not there."""
+    limit = ThinkingParams(end_think_id=3, budget_tokens=9, think_id=0)
+    without = torch.cat([torch.full((1,), -1e30), LOGITS[1:]])
+    for position in range(60):
+        (found,) = sample(LOGITS[None], [at(position, seed=5, thinking=limit, **params)])
+        (expected,) = sample(without[None], [at(position, seed=5, **params)])
+        assert found.token_ids == expected.token_ids != (0,)

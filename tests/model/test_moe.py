@@ -95,6 +95,18 @@ def test_routing_records_what_was_chosen() -> None:
     assert routing.counts(8)[2].sum() == 50 * CONFIG.num_experts_per_tok
 
 
+def test_a_replayed_choice_is_weighed_and_not_made() -> None:
+    module, x = moe(), torch.randn(50, 32)
+    own, again = Routing(), None
+    expected = module(x, 2, own)
+    again = Routing(replay={2: own.ids[2].flip(-1)})  # the same experts, in another order
+    assert torch.allclose(module(x, 2, again), expected, atol=1e-5)
+    other = Routing(replay={2: torch.tensor([[6, 1]]).expand(50, 2)})
+    found = module(x, 2, other)
+    assert torch.equal(other.ids[2], other.replay[2]) and not torch.allclose(found, expected, atol=1e-3)
+    assert torch.equal(module(x, 1, other), expected), "another layer's replay is not this one's"
+
+
 def test_v2_routing_has_no_bias_and_no_normalising() -> None:
     v2 = {"scoring_func": "softmax", "topk_method": "group_limited_greedy", "norm_topk_prob": False}
     config = replace(CONFIG, **v2, routed_scaling_factor=16.0)

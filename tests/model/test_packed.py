@@ -11,7 +11,7 @@ import torch
 from fathom.checkpoint.pack import own_part
 from fathom.layout import Layout, Shard
 from fathom.layout.rows import here, owned
-from fathom.model import Batch, LatentCache, PackedTransformer, Transformer
+from fathom.model import Batch, LatentCache, PackedTransformer, Routing, Transformer
 from fathom.model.rope import Rotary
 from fathom.ops.cpu import build
 from fathom.ops.cpu.native import Library, NativeModel
@@ -280,3 +280,17 @@ def test_an_idle_rank_asks_its_peers_as_often_as_a_busy_one() -> None:
     world.run(work)
     sparse = sum(map(CONFIG.is_moe, range(CONFIG.num_hidden_layers)))
     assert world.boards["ep", 0].asked == ["gather"] + ["gather", "exchange", "exchange"] * sparse
+
+
+def test_a_routing_records_what_the_kernels_chose() -> None:
+    """As plain torch chooses (in any order), and nothing changes by looking."""
+    plain = model()
+    opened, ids = open_model(plain, "f32"), tokens_of(sum(LENGTHS))
+    found, expected = Routing(), Routing()
+    hidden = opened(ids, Batch.packed(LENGTHS, routing=found))
+    with torch.no_grad():
+        plain(ids, Batch.packed(LENGTHS, routing=expected))
+    assert torch.equal(hidden, opened(ids, Batch.packed(LENGTHS)))
+    assert found.ids.keys() == expected.ids.keys() and not opened.take_load()
+    for layer, chosen in found.ids.items():
+        assert torch.equal(chosen.sort(-1).values, expected.ids[layer].sort(-1).values)

@@ -133,6 +133,17 @@ def test_the_bias_routes_and_never_weighs() -> None:
     assert torch.equal(weights[same], moved[same])
 
 
+def test_given_experts_are_only_weighed() -> None:
+    affinity, bias = torch.rand(50, 16, generator=rng(1)), randn(2, 16) / 4
+    ids, weights = reference.route(affinity, bias, **ROUTE)
+    same_ids, same = reference.route(affinity, bias, **ROUTE, ids=ids)
+    assert same_ids is ids and torch.equal(same, weights)
+    other = (ids + 1) % 16
+    _, moved = reference.route(affinity, bias, **ROUTE, ids=other)
+    picked = affinity.gather(-1, other)
+    assert far(moved, picked / picked.sum(-1, keepdim=True) * ROUTE["scaling"]) <= REFERENCE_BY_LOOPS
+
+
 def test_every_token_meets_its_own_experts() -> None:
     (x, ids, weights, gate_up, down), _ = cases(torch.float32)["experts"]
     slow = torch.zeros(x.shape, dtype=torch.float64)

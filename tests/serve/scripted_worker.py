@@ -1,7 +1,7 @@
 """A worker whose model is a script: the real loop and scheduler, without torch, with replies that tests choose.
 
 What the last user message says decides the reply: `crash`, `long`, `slow`, `html`, `emoji`, `noise`, `echo TEXT`, ...
-With `guess` in it, tokens are guessed ahead.
+With `guess` in it, tokens are guessed ahead; with `agree` the answer is 7, after a thought as long as the seed says.
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ REPLIES = {
     "newlines": 'a\nb\r\nc\u2028d "quoted" \\ \x00 end',
     "count": "1 2 3 4 5 6 7 8 9",
 }
+
+
+def thought_tokens(seed: int) -> int:
+    """Length of a thought before an answer that all agree on."""
+    return 3 + hashlib.sha256(str(seed).encode()).digest()[0]
 
 
 class ScriptedSeeing:
@@ -63,6 +68,7 @@ class ScriptedEngine:
         self.scripts: dict[str, list[int]] = {}
         self.slow: set[str] = set()
         self.guessing: set[str] = set()
+        self.agreeing: set[str] = set()
 
     @property
     def has_work(self) -> bool:
@@ -76,6 +82,8 @@ class ScriptedEngine:
             self.slow.add(request.id)
         if "guess" in question:
             self.guessing.add(request.id)
+        if "agree" in question:
+            self.agreeing.add(request.id)
         if "crash" in question:
             os._exit(9)
         self.scripts[request.id] = self._script(question, request)
@@ -134,6 +142,9 @@ class ScriptedEngine:
             reply = question.removeprefix("echo ")
         if "long" in question or "slow" in question:
             reply = "word " * 2000
+        if "agree" in question:
+            thought = self.tokenizer.encode("x") * thought_tokens(request.params.seed)
+            return [*thought, self.tokenizer.end_think_id, *self.tokenizer.encode("7."), self.tokenizer.eos_id]
         answer = [*self.tokenizer.encode(reply), self.tokenizer.eos_id]
         if request.prompt_token_ids[-1] != self.tokenizer.think_id:
             return answer
@@ -144,7 +155,9 @@ class ScriptedEngine:
         at = sampling.position - len(self.scheduler.live[request_id].request.prompt_token_ids)
         script = self.scripts[request_id]
         token = script[at] if at < len(script) else self.tokenizer.eos_id
-        if sampling.params.temperature > 0:  # as noise would: another token, by seed and position
+        if (
+            sampling.params.temperature > 0 and request_id not in self.agreeing
+        ):  # as noise would: another token, by seed and position
             noise = hashlib.sha256(f"{sampling.params.seed} {sampling.position}".encode()).digest()
             token = self.tokenizer.encode("abcdefgh"[noise[0] % 8])[0]
         token = token if sampling.forced_token_id is None else sampling.forced_token_id

@@ -60,7 +60,7 @@ def test_tokens_are_counted_where_they_belong() -> None:
     parser = SegmentParser(TOKENIZER, thinking=True)
     thought, answer = ids("one two"), ids("three")
     piece = parser.push([*thought, END, *answer, TOKENIZER.eos_id])
-    assert (parser.reasoning_tokens, parser.content_tokens) == (len(thought) + 1, len(answer) + 1)
+    assert (parser.reasoning_tokens, parser.content_tokens) == (len(thought), len(answer) + 1)
     assert piece.reasoning_at == list(range(len(thought)))
     assert piece.content_at == list(range(len(thought) + 1, len(thought) + 1 + len(answer)))
 

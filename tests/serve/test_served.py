@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fathom.batching.request import leaves_thinking_open
+from fathom.batching.request import SamplingParams, leaves_thinking_open
 from fathom.errors import ConfigError, RequestError
 from fathom.serve.errors import ApiError
 from fathom.serve.schema import ChatRequest, CompletionRequest
@@ -89,11 +89,59 @@ def test_a_prompt_that_fills_the_context_is_refused(served: ServedModel) -> None
     assert caught.value.code == "context_length_exceeded"
 
 
-def test_a_budget_needs_thinking(served: ServedModel) -> None:
-    body = chat(thinking={"type": "enabled", "budget_tokens": 5})
-    limit = served.thinking_params(body, True)
-    assert limit is not None and (limit.budget_tokens, limit.end_think_id) == (5, served.tokenizer.end_think_id)
-    assert served.thinking_params(body, False) is None and served.thinking_params(chat(), True) is None
+def limited(served: ServedModel, body: ChatRequest) -> SamplingParams:
+    steering = served.steering(body, 512)
+    prompt = served.chat_prompt(body.messages, thinking=steering.thinking, line=steering.line)
+    return served.params(body, prompt, 512, steering)
+
+
+@pytest.mark.parametrize(
+    ("fields", "budget"),
+    [
+        ({"thinking": {"type": "enabled", "budget_tokens": 5}}, 5),
+        ({"think": {"budget_tokens": 5}}, 5),
+        ({"reasoning_effort": "medium"}, 128),
+        ({"reasoning_effort": "medium", "thinking": {"type": "enabled", "budget_tokens": 5}}, 5),
+        ({"reasoning_effort": "none"}, 0),
+        ({"thinking": {"type": "disabled", "budget_tokens": 5}}, 0),
+        ({"reasoning_effort": "high", "max_tokens": 100}, 74),  # a quarter for the answer, one token to end the thought
+        ({}, None),
+        ({"thinking": {"type": "enabled"}}, None),
+    ],
+)
+def test_budgets_are_enforced(served: ServedModel, fields: dict[str, Any], budget: int | None) -> None:
+    limit = limited(served, chat(**fields)).thinking
+    assert (None if limit is None else limit.budget_tokens) == budget
+    if limit is not None:
+        assert (limit.end_think_id, limit.think_id) == (served.tokenizer.end_think_id, served.tokenizer.think_id)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"reasoning_effort": "none", "think": {"budget_tokens": 5}}, "think.budget_tokens"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 4}, "think": {"budget_tokens": 5}}, "think.budget_tokens"),
+    ],
+)
+def test_budgets_that_contradict_are_refused(served: ServedModel, fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        served.steering(chat(**fields), 512)
+    assert caught.value.param == param
+
+
+def test_a_model_that_obeys_is_told_so_in_its_system_message(
+    served: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served.tokenizer, "settings", {**served.tokenizer.settings, "obeys_effort": True})
+    parts = [{"type": "text", "text": "Be kind."}]
+    for system, shown in (
+        ([], "budget 64<｜User｜>"),
+        ([{"role": "system", "content": "Be kind."}], "budget 64\nBe kind.<｜User｜>"),
+        ([{"role": "system", "content": parts}], "budget 64\n\nBe kind.<｜User｜>"),
+    ):
+        body = chat(reasoning_effort="low", messages=[*system, *USER])
+        prompt = served.chat_prompt(body.messages, thinking=True, line=served.steering(body, 512).line)
+        assert shown in served.tokenizer.decode(prompt)
 
 
 def test_text_begins_a_document_unless_the_tokenizer_says_not(served: ServedModel) -> None:

@@ -11,7 +11,7 @@ FULLWIDTH_DIGITS = str.maketrans("0123456789", "０１２３４５６７８９")
 def wrong_texts(problem: Problem) -> list[str]:
     """Texts around, inside and near the right answer that are not the right answer."""
     right = problem.answer
-    return [
+    texts = [
         "",
         " ",
         ".",
@@ -43,3 +43,4 @@ def wrong_texts(problem: Problem) -> list[str]:
         "(" * 1_000_000 + right + ")" * 1_000_000,
         "1+" * 500_000 + "1",
     ]
+    return [text for text in texts if text != right]  # an answer without digits has no foreign ones

@@ -63,6 +63,15 @@ def test_documents_come_from_the_train_split(monkeypatch) -> None:
     assert set(seen) == {"train"}
 
 
+def test_small_talk_thinks_too_and_questions_come_in_two_languages() -> None:
+    talk = [draw_text(Random(i), Stage(mixture={})) for i in range(40)]
+    assert all(thought.isalpha() for _, thought, _ in talk)
+    asked = [draw_text(Random(i), Stage(mixture={"chain": 1.0}, chinese_share=0.5)) for i in range(200)]
+    chinese = [reply.startswith("结果") for _, _, reply in asked]
+    assert 70 < sum(chinese) < 130
+    assert all(question.isascii() != known for (question, _, _), known in zip(asked, chinese, strict=True))
+
+
 def test_a_stage_decides_what_its_steps_read(monkeypatch, tokenizer) -> None:
     drawn = []
     real = tasks.draw

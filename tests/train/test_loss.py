@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fathom.model import Batch, Routing
-from fathom.train.data import Packed
 from fathom.train.loss import LossConfig, balance_loss, compute, predictions
+from fathom.train.packing import Packed
 from tests.model.tiny import CONFIG, model
 
 
@@ -18,9 +18,7 @@ def test_predictions_stay_inside_their_document(ahead) -> None:
     expected = []
     start = 0
     for n in lengths:  # by hand: row i of a document predicts token i + ahead of the same document
-        expected += [
-            (start + i, 100 + start + i + ahead) for i in range(n - ahead) if counted[start + i + ahead]
-        ]
+        expected += [(start + i, 100 + start + i + ahead) for i in range(n - ahead) if counted[start + i + ahead]]
         start += n
     rows, targets = predictions(tokens, counted, last, ahead)
     assert list(zip(rows.tolist(), targets.tolist(), strict=True)) == expected
@@ -43,6 +41,19 @@ def test_balance_loss_is_experts_over_k_when_one_expert_takes_all_affinity() -> 
     routing = Routing()
     routing.add(1, torch.full((8, 1), 2), affinity)
     assert balance_loss(routing, rows=1, top_k=1).item() == pytest.approx(4.0)
+
+
+def test_balance_loss_of_unequal_rows_is_the_sum_of_each_row_alone() -> None:
+    generator = torch.Generator().manual_seed(4)
+    affinity = torch.rand(12, 4, generator=generator)
+    ids = torch.stack([torch.randperm(4, generator=generator)[:2] for _ in range(12)])
+    together, alone = Routing(), 0.0
+    together.add(1, ids, affinity)
+    for rows in (slice(0, 3), slice(3, 8), slice(8, 12)):
+        routing = Routing()
+        routing.add(1, ids[rows], affinity[rows])
+        alone += balance_loss(routing, 1, 2).item()
+    assert balance_loss(together, (3, 5, 4), 2).item() == pytest.approx(alone, rel=1e-6)
 
 
 def test_balance_gradient_pushes_affinity_off_the_busy_expert() -> None:

@@ -16,6 +16,14 @@ def test_the_schedule_at_known_points() -> None:
     assert learning_rate(config, 100, 100) == pytest.approx(0.1)
 
 
+def test_the_cosine_at_known_points() -> None:
+    config = OptimConfig(schedule="cosine", lr=1.0, final_lr=0.2, warmup_steps=10)
+    assert [learning_rate(config, step, 110) for step in (0, 9, 10)] == pytest.approx([0.1, 1.0, 1.0])
+    assert learning_rate(config, 60, 110) == pytest.approx(0.6)  # half way
+    assert learning_rate(config, 85, 110) == pytest.approx(0.2 + 0.8 * (1 - 0.5**0.5) / 2)
+    assert learning_rate(config, 110, 110) == pytest.approx(0.2)
+
+
 def test_norms_do_not_decay() -> None:
     decayed, free = build(model(), OptimConfig()).param_groups
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)

@@ -1,16 +1,21 @@
 """The loop: resumes to the bit, refuses to mix runs, stops on a loss that is not a number, exports for transformers."""
 
+import json
+import shutil
 from dataclasses import replace
+from random import Random
 
 import pytest
 import torch
 
 from fathom.checkpoint import load_weights
-from fathom.config import ModelConfig
-from fathom.errors import ConfigError, TrainingError
+from fathom.config import PACKED_METHOD, ModelConfig
+from fathom.errors import CheckpointError, ConfigError, TrainingError
 from fathom.model import Batch, Transformer
+from fathom.tokenizer import Tokenizer
 from fathom.train import trainer as module
 from fathom.train.ledger import read
+from fathom.train.packing import Packed, pack
 from fathom.train.trainer import Trainer
 from tests.tolerances import ORACLE_LOGITS
 from tests.train.tiny import RECIPE
@@ -85,6 +90,83 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_state(tmp_
     with pytest.raises(TrainingError, match="step 4: loss is nan"):
         run.run()
     assert Trainer(RECIPE, tmp_path).step == 4
+
+
+def begun(finished, directory, **model) -> Trainer:
+    """A run that begins with what another has made."""
+    train = replace(RECIPE.train, init=str(finished / "model"))
+    return Trainer(replace(RECIPE, model=model, train=train), directory)
+
+
+def test_a_run_begins_with_a_checkpoint(finished, tmp_path) -> None:
+    run, base = begun(finished, tmp_path), _load(finished)
+    assert run.config == base.config
+    assert run.tokenizer.fingerprint == Tokenizer.load(finished / "model").fingerprint
+    theirs = dict(base.named_parameters()) | dict(base.named_buffers())
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in run._own_tensors().items())
+    assert theirs["model.layers.1.mlp.gate.e_score_correction_bias"].abs().max() > 0
+
+
+def test_the_model_table_changes_what_the_checkpoint_says(finished, tmp_path) -> None:
+    run = begun(finished, tmp_path, max_position_embeddings=512)
+    assert run.config == replace(_load(finished).config, max_position_embeddings=512)
+    with pytest.raises(CheckpointError, match="shape"):
+        begun(finished, tmp_path, intermediate_size=64)
+
+
+def test_a_checkpoint_keeps_how_it_is_sampled(finished, tmp_path) -> None:
+    shutil.copytree(finished / "model", tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text('{"temperature": 0.5}')
+    begun(tmp_path, tmp_path / "run").export(tmp_path / "new")
+    assert json.loads((tmp_path / "new" / "generation_config.json").read_text()) == {"temperature": 0.5}
+
+
+def test_mtp_modules_that_were_not_published_are_left_out_and_said(finished, tmp_path, caplog) -> None:
+    shutil.copytree(finished / "model", tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_nextn_predict_layers": 2}))
+    assert begun(tmp_path, tmp_path / "run").config.num_nextn_predict_layers == 1
+    assert "holds 1 of 2 MTP modules" in caplog.text
+
+
+def test_packed_weights_are_not_trained(finished, tmp_path) -> None:
+    shutil.copytree(finished / "model", tmp_path / "model")
+    table = {"quantization_config": {"quant_method": PACKED_METHOD, "bits": 8}}
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | table))
+    with pytest.raises(ConfigError, match="packed at 8 bits"):
+        begun(tmp_path, tmp_path / "run")
+
+
+class Alternating:
+    """One row of ten tokens in even steps, two rows of ten and six in odd ones."""
+
+    row_tokens = 10
+
+    def __init__(self, vocabulary: int, seed: int) -> None:
+        self.vocabulary, self.facts = vocabulary, {"seed": seed}
+
+    def batch(self, step: int, rows: int, first_row: int = 0) -> Packed:
+        rng = Random(f"{self.facts['seed']}/{step}")
+        made = [[([1], [rng.randrange(self.vocabulary) for _ in range(n)])] for n in (9, 5)[: 1 + step % 2]]
+        return pack(made[first_row : first_row + rows])
+
+
+def test_rows_come_from_any_source_and_a_step_may_have_fewer(tmp_path) -> None:
+    recipe = replace(RECIPE, train=replace(RECIPE.train, steps=2))
+    run = Trainer(recipe, tmp_path, source=Alternating(300, seed=1))
+    assert [run._one_step()["tokens"] for _ in range(2)] == [10, 16]
+    assert run.described["data"] == {"seed": 1}
+    run._save()
+    with pytest.raises(ConfigError, match=r"data\.seed is 2, but"):
+        Trainer(recipe, tmp_path, source=Alternating(300, seed=2))
+
+
+def test_a_step_without_an_answer_costs_nothing(tmp_path, monkeypatch) -> None:
+    run = Trainer(replace(RECIPE, train=replace(RECIPE.train, steps=2)), tmp_path)
+    monkeypatch.setattr(run.data, "batch", lambda step, rows, first_row: pack([[(range(1, 9), [])]] * rows))
+    assert run._one_step()["loss"] == 0
+    assert all(torch.isfinite(parameter).all() for parameter in run.model.parameters())
 
 
 def test_ours_loads_in_transformers_and_gives_our_logits(finished) -> None:

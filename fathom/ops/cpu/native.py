@@ -221,11 +221,7 @@ class NativeModel:
         self._reserve(rows)
         out = torch.empty(rows, self._padded)
         kernels = self.library.kernels
-        must(
-            kernels.logits(
-                self._model, hidden.data_ptr(), rows, out.data_ptr(), self._space.data_ptr(), self._team
-            )
-        )
+        must(kernels.logits(self._model, hidden.data_ptr(), rows, out.data_ptr(), self._space.data_ptr(), self._team))
         return out[:, : self._vocabulary]
 
     def _reserve(self, tokens: int, arrivals: int = 0) -> None:

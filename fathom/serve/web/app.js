@@ -1,6 +1,7 @@
 // The page: a conversation in memory, one reply at a time, and a header that knows where the server stands.
 
 import { curl, models, readiness, suggestions } from "./api.js";
+import { Controls } from "./think.js";
 import { Turn } from "./turn.js";
 
 const POLL_MS = { ready: 10_000, loading: 1_000, lost: 2_000 };
@@ -9,10 +10,12 @@ const NEAR_END_PX = 80;
 const $ = (id) => document.getElementById(id);
 const question = $("question");
 const send = $("send");
+const controls = new Controls($("composer"));
 
 let turns = [];
 let running = null; // the AbortController of the reply in progress
 let model = null;
+let pricePerHour = null; // of the machine, if the server was told
 let following = true; // the reader is at the end of the page, so the page keeps them there
 
 // --- the conversation ------------------------------------------------------------------------------------------------
@@ -21,13 +24,13 @@ function request(text) {
   return {
     model: model?.id,
     messages: [...turns.flatMap((turn) => turn.messages()), { role: "user", content: text }],
-    thinking: { type: $("thinking").ariaChecked === "true" ? "enabled" : "disabled" },
+    ...controls.fields(),
   };
 }
 
 async function ask(text) {
   if (running !== null || text.trim() === "") return;
-  const turn = new Turn(request(text.trim()), follow);
+  const turn = new Turn(request(text.trim()), follow, pricePerHour);
   turn.element.querySelector(".retry").addEventListener("click", () => retry(turn));
   turn.element.addEventListener("click", (event) => copy(event, turn));
   turns.push(turn);
@@ -114,9 +117,6 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") stop();
 });
 $("new-chat").addEventListener("click", newChat);
-$("thinking").addEventListener("click", ({ currentTarget }) => {
-  currentTarget.ariaChecked = currentTarget.ariaChecked !== "true";
-});
 
 // --- copying ---------------------------------------------------------------------------------------------------------
 
@@ -175,6 +175,7 @@ let timer = 0;
 async function poll() {
   clearTimeout(timer);
   const { state, detail, facts } = await readiness();
+  if (state === "ready") pricePerHour = facts.price_per_hour ?? null;
   if (state === "ready" && (model === null || model.id !== (facts.model ?? model.id))) await introduce(facts);
   $("connection").dataset.state = state;
   $("connection").title = detail ?? "";

@@ -10,6 +10,7 @@ export class Meter {
   prompt = { tokens: null, done: null, cached: 0 };
   tokens = { thinking: 0, answering: 0 };
   timings = null;
+  account = null; // what the server says it took, where several samples or a budget were asked for
   finish = null;
   #at = {}; // phase -> when it began
 
@@ -35,6 +36,7 @@ export class Meter {
     if (reasoning) this.#count("thinking", chunk.fathom, now);
     if (content) this.#count("answering", chunk.fathom, now);
     if (choice?.finish_reason) this.finish = choice.finish_reason;
+    this.account = chunk.usage?.think ?? chunk.think ?? this.account;
     if (chunk.usage) this.#settle(chunk.usage);
     if (chunk.timings) this.timings = chunk.timings;
     return { reasoning, content };
@@ -43,6 +45,12 @@ export class Meter {
   /** How long the thinking took so far, or in all. */
   thoughtMs(now) {
     return "thinking" in this.#at ? (this.#at.answering ?? this.#at.done ?? now) - this.#at.thinking : 0;
+  }
+
+  /** What the reply took so far: the server's account, or tokens and seconds as they are known here. */
+  spent(now) {
+    const tokens = (this.prompt.tokens ?? 0) + this.tokens.thinking + this.tokens.answering;
+    return { account: this.account, tokens, seconds: ((this.#at.done ?? now) - this.#at.queued) / 1000 };
   }
 
   /** The phase line: [{phase, text}], one entry for each phase reached. */

@@ -3,6 +3,7 @@
 import { complete } from "./api.js";
 import { rendered } from "./markdown.js";
 import { Meter } from "./meter.js";
+import { costLine } from "./think.js";
 
 const TICK_MS = 100; // the phase line moves at least this often, whatever the server does
 const ENDINGS = { length: "cut off at the token limit", abort: "ended by the server" };
@@ -18,14 +19,19 @@ export class Turn {
   #frame = 0;
   #shown = { content: null, reasoning: null };
   #painted;
+  #pricePerHour;
   #chosen = false; // the reader has opened or closed the thinking: it stays as they left it
 
-  /** `body`: the request, whose last message is the question. `painted`: called after each change of the view. */
-  constructor(body, painted) {
+  /**
+   * `body`: the request, whose last message is the question. `painted`: called after each change of the view.
+   * `pricePerHour`: of the machine; null if nobody said.
+   */
+  constructor(body, painted, pricePerHour = null) {
     this.body = body;
     this.#painted = painted;
+    this.#pricePerHour = pricePerHour;
     this.element = template.content.firstElementChild.cloneNode(true);
-    for (const name of ["asked", "thinking", "thought", "steps", "answer", "error", "retry", "phases"]) {
+    for (const name of ["asked", "thinking", "thought", "steps", "answer", "error", "retry", "phases", "cost"]) {
       this.#parts[name] = this.element.querySelector(`.${name}`);
     }
     this.#parts.asked.textContent = this.question;
@@ -147,5 +153,7 @@ export class Turn {
       if (span.textContent !== text) span.textContent = text;
     });
     for (const span of [...spans].slice(line.length)) span.remove();
+    const cost = costLine({ ...this.#meter.spent(now), pricePerHour: this.#pricePerHour });
+    if (this.#parts.cost.textContent !== cost) this.#parts.cost.textContent = cost;
   }
 }

@@ -1,0 +1,180 @@
+"""The queens that are missing on a board of 4 to 7 rows, by trying columns row by row. Square 23 is row 2, column 3.
+
+    2: 1                          with queens at 15, 34 and 53: in row 2, column 1 is free, and taken
+    4: 1c2 2d1 3d2 4c3 5c1 x      row 4: column 1 is that of the queen in row 2, column 2 on a diagonal with the one in
+                                  row 1, ...; no column is left, so back to the row above
+    2: 2                          row 2 again, from the next column on
+    4: 1
+
+Given queens are never moved; a conflict names the first row, from the top, whose queen attacks.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from itertools import permutations
+from random import Random
+
+from fathom.tasks.task import Problem, require_language, require_level, stated, wording
+
+SIZES = {1: (4, 5, 6, 7), 2: (5, 6, 7), 3: (6, 7), 4: (6, 7)}
+MISSING = {1: (1, 2), 2: (2, 3), 3: (3, 4), 4: (4, 6)}  # level -> fewest and most
+LONGEST_TRACE = {1: 150, 2: 150, 3: 350, 4: 350}  # characters
+
+TEMPLATES = {
+    "en": (
+        "Place {n} queens on a {n}x{n} board so that none attacks another. Given: {given}. Where are the others?",
+        "{n} queens, {n}x{n} board, already placed: {given}. Add the missing ones.",
+        "On a {n}x{n} board there are queens at {given}. Complete them to {n} queens that do not attack each other.",
+        "queens {n}x{n}, given {given}, place the rest",
+        "Which squares complete {given} to {n} peaceful queens on a {n}x{n} board?",
+    ),
+    "zh": (
+        "{n}x{n} 棋盘放 {n} 个互不攻击的皇后，已有 {given}，其余放哪里？",
+        "在 {n}x{n} 棋盘上补全 {n} 皇后：{given}",
+        "{n} 皇后，{n}x{n} 棋盘，已放 {given}，补全其余。",
+        "{n}x{n} 棋盘上皇后在 {given}，补成 {n} 个互不攻击的皇后。",
+    ),
+}
+REPLIES = {"en": "The others are at {}.", "zh": "其余在 {}。"}
+KEY = re.compile(r"queens (\d) given ([\d ]+)")
+
+Board = dict[int, int]  # row -> column of its queen
+
+
+@dataclass(frozen=True)
+class Queens:
+    """One to six queens are missing; any squares that complete the board are right, in any order."""
+
+    name: str = "queens"
+    levels: tuple[int, ...] = (1, 2, 3, 4)
+
+    def sample(self, rng: Random, level: int, language: str = "en") -> Problem:
+        require_level(self, level)
+        require_language(language)
+        while True:
+            n = rng.choice(SIZES[level])
+            columns = rng.choice(solutions(n))
+            missing = rng.sample(range(1, n + 1), min(rng.randint(*MISSING[level]), n - 1))
+            given = {row: column for row, column in enumerate(columns, 1) if row not in missing}
+            lines, board = _search(n, given)
+            trace = "\n".join(lines)
+            if len(trace) <= LONGEST_TRACE[level]:
+                break
+        answer = _names({row: board[row] for row in sorted(missing)})
+        prompt = wording(rng).choice(TEMPLATES[language]).format(n=n, given=_names(given))
+        key = f"{self.name} {n} given {_names(given)}"
+        return Problem(self.name, level, key, prompt, trace, REPLIES[language].format(answer), answer, language)
+
+    def check(self, problem: Problem, text: str) -> bool:
+        n, squares = _read(problem.key)
+        added = _squares(text, n)
+        whole = squares + added
+        if len(whole) != n or not added:
+            return False
+        lines = ([r for r, _ in whole], [c for _, c in whole], [r + c for r, c in whole], [r - c for r, c in whole])
+        return all(len(set(line)) == n for line in lines)
+
+    def verify(self, problem: Problem, answer: str) -> str:
+        """Columns, then row + column and row - column (the two diagonals) of all queens by row: each value once."""
+        n, squares = _read(problem.key)
+        whole = sorted(squares + _squares(answer, n))
+        if [row for row, _ in whole] != list(range(1, n + 1)) or len(whole) == len(squares):
+            return "no"
+        lines = [" ".join(f"{row}{column}" for row, column in whole)]
+        # n more than the difference, so that every number has no sign
+        tests = (
+            ("c", [column for _, column in whole]),
+            ("+", [row + column for row, column in whole]),
+            ("-", [row - column + n for row, column in whole]),
+        )
+        for mark, values in tests:
+            line = mark
+            for at, value in enumerate(values):
+                line += f" {value}"
+                if value in values[:at]:
+                    return "\n".join([*lines, f"{line} x", "no"])
+            lines.append(line)
+        return "\n".join([*lines, "ok"])
+
+    def slip(self, rng: Random, problem: Problem) -> tuple[str, str] | None:
+        """A search that does not see one attack."""
+        n, squares = _read(problem.key)
+        given = dict(squares)
+        missing = [row for row in range(1, n + 1) if row not in given]
+        attacks = [(row, column, other) for row in missing for column in range(1, n + 1) for other in range(1, n + 1)]
+        rng.shuffle(attacks)
+        for attack in attacks:
+            lines, board = _search(n, given, attack)
+            trace, answer = "\n".join(lines), _names({row: board[row] for row in missing})
+            if len(trace) <= LONGEST_TRACE[problem.level] and not self.check(problem, answer):
+                return trace, answer
+        return None
+
+
+@cache
+def solutions(n: int) -> tuple[tuple[int, ...], ...]:
+    """All ways to place n queens, as columns by row."""
+    return tuple(
+        columns
+        for columns in permutations(range(1, n + 1))
+        if len({row + column for row, column in enumerate(columns)}) == n
+        and len({row - column for row, column in enumerate(columns)}) == n
+    )
+
+
+def _read(key: str) -> tuple[int, list[tuple[int, int]]]:
+    """Size and given squares."""
+    match = KEY.fullmatch(key)
+    assert match is not None, f"{key!r} is not the key of a board of queens"
+    return int(match[1]), [(int(name[0]), int(name[1])) for name in match[2].split(" ")]
+
+
+def _squares(text: str, n: int) -> list[tuple[int, int]]:
+    """The squares that a text answers; none if it is no list of squares."""
+    line = stated(text, REPLIES, re.compile(rf"[1-{n}]{{2}}(?: [1-{n}]{{2}})*"))
+    if line is None:
+        return []
+    return [(int(name[0]), int(name[1])) for name in line.split(" ")]
+
+
+def _names(board: Board) -> str:
+    return " ".join(f"{row}{column}" for row, column in board.items())
+
+
+def _conflict(board: Board, row: int, column: int, unseen: tuple[int, int, int] | None) -> str:
+    """How the first queen that attacks a square does so, such as c3; empty if none does."""
+    for other in sorted(board):
+        if (row, column, other) == unseen:
+            continue
+        if board[other] == column:
+            return f"c{other}"
+        if abs(board[other] - column) == abs(other - row):
+            return f"d{other}"
+    return ""
+
+
+def _search(n: int, given: Board, unseen: tuple[int, int, int] | None = None) -> tuple[list[str], Board]:
+    """The search, line by line, and the board it found. Args: unseen: row, column, row of the queen not seen there."""
+    board, lines = dict(given), []
+    missing = [row for row in range(1, n + 1) if row not in given]
+    at, first = 0, 1
+    while at < len(missing):
+        row = missing[at]
+        line, taken = f"{row}:", False
+        for column in range(first, n + 1):
+            conflict = _conflict(board, row, column, unseen)
+            line += f" {column}{conflict}"
+            if not conflict:
+                board[row], taken = column, True
+                break
+        lines.append(line if taken else f"{line} x")
+        if taken:
+            at, first = at + 1, 1
+        else:
+            at -= 1
+            assert at >= 0, f"{given} cannot be completed: only boards that can be are searched"
+            first = board.pop(missing[at]) + 1
+    return lines, board
