@@ -1,13 +1,13 @@
 """Numbers from one base to another, by way of decimal.
 
 1 011             1011 from base 2: the first digit, and the digits to come
-1*2+0=2 11        each line takes one more
-2*2+1=5 1
-5*2+1=11
+1*2=2+0=2 11      each line takes one more
+2*2=4+1=5 1
+5*2=10+1=11
 
-11=3*3+2 2        11 to base 3: each line divides and puts the remainder in front of the digits so far
-3=1*3+0 02
-1=0*3+1 102
+3*3=9 11-9=2 2    11 to base 3: each line divides and puts the remainder in front of the digits so far
+1*3=3 3-3=0 02
+0*3=0 1-0=1 102
 """
 
 from __future__ import annotations
@@ -143,7 +143,8 @@ def _from(digits: str, base: int, wrong_line: int, error: int) -> tuple[list[str
     for place, digit in enumerate(digits[1:]):
         before, value = value, value * base + DIGITS.index(digit)
         value += error if place == wrong_line and value + error > 0 else 0
-        lines.append(f"{before}*{base}+{DIGITS.index(digit)}={value} {digits[place + 2 :]}".rstrip())
+        product = f"{before}*{base}={before * base}"
+        lines.append(f"{product}+{DIGITS.index(digit)}={value} {digits[place + 2 :]}".rstrip())
     return lines, value
 
 
@@ -154,6 +155,6 @@ def _to(value: int, base: int, wrong_line: int, error: int) -> tuple[list[str], 
         quotient, remainder = divmod(value, base)
         result = DIGITS[remainder] + result
         quotient += error if len(lines) == wrong_line and quotient + error >= 0 else 0
-        lines.append(f"{value}={quotient}*{base}+{remainder} {result}")
+        lines.append(f"{quotient}*{base}={quotient * base} {value}-{quotient * base}={remainder} {result}")
         value = quotient
     return lines, result

@@ -5,9 +5,10 @@
     3r 1
     ...
 
-No two lines begin alike, so the place to read next is never in doubt, however often an element recurs. An element is a
-token by itself, whatever the vocabulary: a letter next to digits joins nothing, next to a colon it may. The test counts
-again from the end.
+A question spells its word, as s-t-r-a-w-b-e-r-r-y: a model reads pieces of words, and a small one does not know which
+letters are in them. No two lines begin alike, so the place to read next is never in doubt, however often an element
+recurs. An element is a token by itself, whatever the vocabulary: a letter next to digits joins nothing, next to a colon
+it may. The test counts again from the end.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ def _read(text: str, wanted: str) -> int | None:
 def _prompt(rng: Random, elements: str, wanted: str, language: str) -> str:
     words, lists = TEMPLATES[language]
     if elements.isalpha():
-        return rng.choice(words).format(x=wanted, word=elements)
+        return rng.choice(words).format(x=wanted, word="-".join(elements))
     return rng.choice(lists).format(x=wanted, list=rng.choice(SEPARATORS[language]).join(elements))
 
 

@@ -1,9 +1,9 @@
 """Greatest common divisor by Euclid: each line takes a multiple of the divisor away; what is left is the next divisor.
 
-    84 36*2=72 12         84 less two times 36 leaves 12
-    36 12*3=36 0          nothing is left: the gcd is 12
+    36*2=72 84-72=12         84 less two times 36 leaves 12
+    12*3=36 36-36=0          nothing is left: the gcd is 12
 
-A quotient of ten or more takes a line for each of its digits: `65 3*20=60 5`, then `5 3*1=3 2`.
+A quotient of ten or more takes a line for each of its digits: `3*20=60 65-60=5`, then `3*1=3 5-3=2`.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _line(a: int, b: int) -> tuple[str, int]:
     quotient = a // b
     ten = 10 ** (len(str(quotient)) - 1)
     part = quotient // ten * ten
-    return f"{a} {b}*{part}={b * part} ", a - b * part
+    return f"{b}*{part}={b * part} {a}-{b * part}=", a - b * part
 
 
 def _divide(a: int, b: int) -> tuple[list[str], int]:

@@ -1,8 +1,8 @@
 """Path-star graphs: arms that leave one centre; which node after the centre lies on the way to a target.
 
-    87<45        45 leads to 87: from the target back, since each node has only one that leads to it
-    45<12
-    12<30        30 is the centre: the way to 87 begins with 12
+    K<D        D leads to K: from the target back, since each node has only one that leads to it
+    D<P
+    P<B        B is the centre: the way to K begins with P
 
 From the centre every arm looks alike, so the next node is a guess unless the target is followed back first
 (Bachmann and Nagarajan, arXiv:2403.06963).
@@ -18,7 +18,7 @@ from fathom.tasks.task import NO, OK, Problem, require_language, require_level, 
 
 ARMS = {1: (2, 2), 2: (3, 3), 3: (3, 4), 4: (4, 5)}  # level -> fewest and most arms
 STEPS = {1: (2, 3), 2: (3, 4), 3: (4, 5), 4: (5, 5)}  # level -> fewest and most edges of an arm
-NODES = range(10, 100)  # two digits each
+NODES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 TEMPLATES = {
     "en": (
@@ -36,7 +36,7 @@ TEMPLATES = {
     ),
 }
 REPLIES = {"en": "The next node is {}.", "zh": "下一个节点是{}。"}
-ANSWER = re.compile(r"[1-9][0-9]")
+ANSWER = re.compile(r"[A-Z]")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class PathStar:
             prompt=prompt.format(edges=" ".join(edges), centre=centre, target=arms[0][-1]),
             trace="\n".join(_back(arms[0])),
             reply=REPLIES[language].format(arms[0][1]),
-            answer=str(arms[0][1]),
+            answer=arms[0][1],
             language=language,
         )
 
@@ -73,10 +73,10 @@ class PathStar:
             return False
         # Grows the set of what the answer reaches, unlike the solver, which comes from the other end.
         centre, target, edges = _graph(problem)
-        if (centre, int(answer)) not in edges:
+        if (centre, answer) not in edges:
             return False
-        reached: set[int] = set()
-        more = {int(answer)}
+        reached: set[str] = set()
+        more = {answer}
         while more:
             reached |= more
             more = {two for one, two in edges if one in reached} - reached
@@ -87,9 +87,9 @@ class PathStar:
         centre, target, edges = _graph(problem)
         after = {one: two for one, two in edges if one != centre}
         claimed = stated(answer, REPLIES, ANSWER)
-        if claimed is None or (centre, int(claimed)) not in edges:
+        if claimed is None or (centre, claimed) not in edges:
             return NO
-        node = int(claimed)
+        node = claimed
         lines = [f"{centre}>{node}"]
         while node in after:
             lines.append(f"{node}>{after[node]}")
@@ -104,17 +104,16 @@ class PathStar:
         others = sorted(before.keys() - set(right))
         start = rng.randint(1, len(right) - 1)
         path = [*_walk(before, rng.choice(others), centre), *right[start:]]
-        return "\n".join(_back(path)), str(path[1])
+        return "\n".join(_back(path)), path[1]
 
 
-def _graph(problem: Problem) -> tuple[int, int, set[tuple[int, int]]]:
+def _graph(problem: Problem) -> tuple[str, str, set[tuple[str, str]]]:
     """Centre, target and edges."""
     _, centre, target, *edges = problem.key.split(" ")
-    pairs = (edge.split(">") for edge in edges)
-    return int(centre), int(target), {(int(one), int(two)) for one, two in pairs}
+    return centre, target, {(edge[0], edge[2]) for edge in edges}
 
 
-def _walk(before: dict[int, int], node: int, centre: int) -> list[int]:
+def _walk(before: dict[str, str], node: str, centre: str) -> list[str]:
     """The nodes from the centre to this one."""
     path = [node]
     while path[0] != centre:
@@ -122,6 +121,6 @@ def _walk(before: dict[int, int], node: int, centre: int) -> list[int]:
     return path
 
 
-def _back(path: list[int]) -> list[str]:
+def _back(path: list[str]) -> list[str]:
     """The reasoning: from the end of a path to its first node, line by line."""
     return [f"{two}<{one}" for one, two in zip(path[-2::-1], path[:0:-1], strict=True)]

@@ -13,9 +13,9 @@ from tests.tasks.hostile import wrong_texts
 from tests.tasks.two_languages import assert_family_holds
 
 TASK = Bases()
-SUM = re.compile(r"(\d+)\*(\d+)\+(\d+)=(\d+)(?: [0-9A-F]+)?")
-DIVISION = re.compile(r"(\d+)=(\d+)\*(\d+)\+(\d+) ([0-9A-F]+)")
-PROBLEM = Problem("bases", 4, "bases 1011 2 3", "", "1 011\n1*2+0=2 11\n...", "The result is 102.", "102")
+SUM = re.compile(r"(\d+)\*(\d+)=(\d+)\+(\d+)=(\d+)(?: [0-9A-F]+)?")
+DIVISION = re.compile(r"(\d+)\*(\d+)=(\d+) (\d+)-(\d+)=(\d+) ([0-9A-F]+)")
+PROBLEM = Problem("bases", 4, "bases 1011 2 3", "", "1 011\n1*2=2+0=2 11\n...", "The result is 102.", "102")
 
 
 @pytest.mark.parametrize("level", TASK.levels)
@@ -36,12 +36,12 @@ def test_every_line_is_true_and_the_answer_is_the_same_number(level):
         assert int(sample.answer, int(two)) == number
         for line in sample.trace.split("\n"):
             if match := SUM.fullmatch(line):
-                a, base, b, total = map(int, match.groups())
-                assert (base, a * base + b) == (int(one), total)
+                a, base, product, b, total = map(int, match.groups()[:5])
+                assert (base, a * base, product + b) == (int(one), product, total)
             elif match := DIVISION.fullmatch(line):
-                total, a, base, b = map(int, match.groups()[:4])
-                assert (base, a * base + b) == (int(two), total) and b < base
-                assert int(match[5], base) == number % base ** len(match[5])
+                a, base, product, total, same, b = map(int, match.groups()[:6])
+                assert (base, a * base, product) == (int(two), product, same) and total - product == b < base
+                assert int(match[7], base) == number % base ** len(match[7])
             else:
                 assert line in (f"{digits[0]} {digits[1:]}", f"{digits[0]}={int(digits[0], 16)} {digits[1:]}")
 
@@ -50,7 +50,7 @@ def test_a_known_trace():
     rng = Random(0)
     while (sample := TASK.sample(rng, 1)).key != "bases 45 10 3":
         pass
-    assert sample.trace == "45=15*3+0 0\n15=5*3+0 00\n5=1*3+2 200\n1=0*3+1 1200"
+    assert sample.trace == "15*3=45 45-45=0 0\n5*3=15 15-15=0 00\n1*3=3 5-3=2 200\n0*3=0 1-0=1 1200"
 
 
 @pytest.mark.parametrize(
@@ -59,11 +59,11 @@ def test_a_known_trace():
         (
             "bases 1011 2 3",
             "102",
-            "1 02|1*3+0=3 2|3*3+2=11|11=5*2+1 1|5=2*2+1 11|2=1*2+0 011|1=0*2+1 1011|1011 1011|ok",
+            "1 02|1*3=3+0=3 2|3*3=9+2=11|5*2=10 11-10=1 1|2*2=4 5-4=1 11|1*2=2 2-2=0 011|0*2=0 1-0=1 1011|1011 1011|ok",
         ),
-        ("bases 45 10 16", "2D", "2 D|2*16+13=45|45 45|ok"),
+        ("bases 45 10 16", "2D", "2 D|2*16=32+13=45|45 45|ok"),
         ("bases 45 10 16", "A", "A=10|10 45|no"),
-        ("bases 20 3 10", "7", "7=2*3+1 1|2=0*3+2 21|21 20|no"),
+        ("bases 20 3 10", "7", "2*3=6 7-6=1 1|0*3=0 2-0=2 21|21 20|no"),
         ("bases 1011 2 3", "103", "no"),  # no digit of base 3
         ("bases 1011 2 3", "0102", "no"),
         ("bases 1011 2 3", "", "no"),

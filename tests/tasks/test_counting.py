@@ -56,7 +56,7 @@ def test_words_lists_absences_and_every_wording_occur():
 def _matches(template: str, sample: Problem) -> bool:
     _, wanted, _, elements = sample.key.split(" ")
     lists = [joint.join(elements) for joint in (", ", " ", "，", "、")]
-    return any(sample.prompt == template.format(x=wanted, word=elements, list=shown) for shown in lists)
+    return any(sample.prompt == template.format(x=wanted, word="-".join(elements), list=shown) for shown in lists)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from tests.tasks.hostile import wrong_texts
 from tests.tasks.two_languages import assert_family_holds
 
 TASK = Gcd()
-LINE = re.compile(r"(\d+) (\d+)\*(\d+)=(\d+) (\d+)")
-PROBLEM = Problem("gcd", 1, "gcd 84 36", "", "84 36*2=72 12\n36 12*3=36 0", "The gcd is 12.", "12")
+LINE = re.compile(r"(\d+)\*(\d+)=(\d+) (\d+)-(\d+)=(\d+)")
+PROBLEM = Problem("gcd", 1, "gcd 84 36", "", "36*2=72 84-72=12\n12*3=36 36-36=0", "The gcd is 12.", "12")
 
 
 @pytest.mark.parametrize("level", TASK.levels)
@@ -32,8 +32,8 @@ def test_every_line_is_true_and_hands_its_numbers_on(level):
         pair = tuple(map(int, numbers))
         assert LARGEST[level] >= pair[0] > pair[1] > 0
         for line in sample.trace.split("\n"):
-            a, b, part, product, rest = map(int, LINE.fullmatch(line).groups())
-            assert (a, b) == pair
+            b, part, product, a, same, rest = map(int, LINE.fullmatch(line).groups())
+            assert (a, b) == pair and same == product
             assert product == b * part <= a < product + b * 10 ** (len(str(part)) - 1)
             assert rest == a - product
             pair = (max(rest, b), min(rest, b))
@@ -45,16 +45,16 @@ def test_a_quotient_of_two_digits_takes_two_lines():
     rng = Random(0)
     while (sample := TASK.sample(rng, 2)).key != "gcd 117 9":
         pass
-    assert sample.trace == "117 9*10=90 27\n27 9*3=27 0"
+    assert sample.trace == "9*10=90 117-90=27\n9*3=27 27-27=0"
 
 
 @pytest.mark.parametrize(
     ("answer", "lines"),
     [
-        ("12", "84 12*7=84 0|36 12*3=36 0|7 3=3|7%3=1|ok"),
-        ("6", "84 6*10=60 24|24 6*4=24 0|36 6*6=36 0|14 6=2*3|14%2=0|no"),
-        ("36", "84 36*2=72 12|no"),
-        ("90", "84 90*0=0 84|no"),
+        ("12", "12*7=84 84-84=0|12*3=36 36-36=0|7 3=3|7%3=1|ok"),
+        ("6", "6*10=60 84-60=24|6*4=24 24-24=0|6*6=36 36-36=0|14 6=2*3|14%2=0|no"),
+        ("36", "36*2=72 84-72=12|no"),
+        ("90", "90*0=0 84-0=84|no"),
         ("0", "no"),
         ("two", "no"),
     ],
