@@ -47,10 +47,13 @@ NOTICE = """
 """
 
 
-def think_and_answer(page: Page) -> None:
-    """What every server must make of the page's first question."""
+def think_and_answer(page: Page, tries: int = 1) -> None:
+    """What every server must make of the page's first question. A reply may be over before a frame: then once more."""
     page.evaluate(NOTICE)
     turn = ended(ask(page, SUM))
+    while tries > 1 and page.evaluate("seen.thoughts.size") < 2:
+        page.locator("#new-chat").click()
+        turn, tries = ended(ask(page, SUM)), tries - 1
     assert page.evaluate("seen.thoughts.size") >= 2, "the thinking is seen while it grows"
     assert "thinking" in page.evaluate("[...seen.phases]")
     assert page.evaluate("seen.stop")
@@ -72,7 +75,7 @@ def test_the_shipped_model_thinks_and_answers(context: BrowserContext, live_url:
     page.goto(live_url)
     page.locator("#connection[data-state=ready]").wait_for()
     assert page.locator(".suggestions button").count() > 0
-    think_and_answer(page)
+    think_and_answer(page, tries=10)
     watched.check(page)
 
 
