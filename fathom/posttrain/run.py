@@ -152,7 +152,6 @@ class _Works:
             tell(f"{recipe.tokenizer_samples:,} problems, {recipe.base.data.vocab_size} tokens", None)
             texts = traces.texts(recipe.problems, recipe.tokenizer_samples)
             made = Tokenizer.train(texts, recipe.base.data.vocab_size, digits=1)
-        made.settings["obeys_effort"] = True  # from the cold start on
         made.save(folder)
         return True
 

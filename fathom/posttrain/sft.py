@@ -44,6 +44,7 @@ class SFTConfig:
     mtp: float = 0.3  # weight of the MTP loss: the module must go along, or drafts go stale
     balance: float = 1e-4
     bias_speed: float = 0.0  # of the correction bias; 0 keeps it, as V3 did when pretraining ended
+    obeys_effort: bool | None = None  # what the new checkpoint says of itself (tokenizer/effort.py); None: as the old
     compute_dtype: str = "bfloat16"
     log_every: int = 10
     save_every: int = 100
@@ -140,6 +141,8 @@ def train_on(
     documents = encode(samples, Tokenizer.load(model_dir), config.row_tokens)
     source = SampleData(documents, config)
     trainer = Trainer(config.recipe(model_dir, source.epochs.steps), run_dir, device, source=source)
+    if config.obeys_effort is not None:
+        trainer.tokenizer.settings["obeys_effort"] = config.obeys_effort
     ledger = Ledger(run_dir)
     dropped = len(samples) - len(documents)
     ledger.append("sft", model=str(model_dir), dropped=dropped, config=asdict(config), **source.facts)
