@@ -44,7 +44,7 @@ class SFTConfig:
     mtp: float = 0.3  # weight of the MTP loss: the module must go along, or drafts go stale
     balance: float = 1e-4
     bias_speed: float = 0.0  # of the correction bias; 0 keeps it, as V3 did when pretraining ended
-    obeys_effort: bool | None = None  # what the new checkpoint says of itself (tokenizer/effort.py); None: as the old
+    obeys_effort: bool | None = None  # what the new checkpoint says of itself (config/effort.py); None: as the old
     compute_dtype: str = "bfloat16"
     log_every: int = 10
     save_every: int = 100
