@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     job = speedrun.pipeline(recipe, out, device)
     only = [name.strip() for name in args.stages.split(",")] if args.stages else []
     print(f"speedrun in {out}", file=stream, flush=True)
-    if not job.run(lambda line: print(shown(line), file=stream, flush=True), only):
+    if not job.run(now_and_then(lambda line: print(shown(line), file=stream, flush=True)), only):
         print("stopped; the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
     seconds = {stage.name: job.seconds(stage.name) for stage in job.stages}
@@ -71,6 +74,21 @@ def shipped(tier: str) -> Path:
     if not file.is_file():
         raise InputError(f"{file} does not exist; run from a checkout, or name a recipe with --recipe.")
     return file
+
+
+def now_and_then(
+    show: Callable[[Line], None], every_s: float = 2.0, clock: Callable[[], float] = time.monotonic
+) -> Callable[[Line], None]:
+    """Passes lines on: the first and the last of each stage, others at most one in so many seconds."""
+    last = ("", -math.inf)
+
+    def pass_on(line: Line) -> None:
+        nonlocal last
+        if line.stage != last[0] or line.text.startswith("done") or clock() - last[1] >= every_s:
+            last = (line.stage, clock())
+            show(line)
+
+    return pass_on
 
 
 def shown(line: Line) -> str:

@@ -20,6 +20,7 @@ from fathom.errors import InputError
 from fathom.train.ledger import Ledger
 
 STATE = "stage.json"
+TRUSTED_S = 60.0  # the plan counts as much as so many seconds of work: a short first stage says little of the machine
 
 #: Says how far a stage is: a line, and the seconds it still takes if it knows.
 Tell = Callable[[str, float | None], None]
@@ -96,7 +97,7 @@ class Pipeline:
                     say(f"done before, in {before:.0f} s", sum(left.values()))
                     continue
                 del left[stage.name]
-                pace = spent / planned if planned else 1.0  # of this machine, now, against the plan
+                pace = (spent + TRUSTED_S) / (planned + TRUSTED_S)  # of this machine, now, against the plan
                 later = pace * sum(left.values())
                 began = time.monotonic()
                 if not self._work(stage, say, later, pace):

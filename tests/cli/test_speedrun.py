@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fathom.cli import main
-from fathom.cli.speedrun import STAGES, shipped, shown, table
+from fathom.cli.speedrun import STAGES, now_and_then, shipped, shown, table
 from fathom.errors import InputError
 from fathom.posttrain import run as speedrun
 from fathom.posttrain.stages import Line, Pipeline, Stage
@@ -88,6 +88,15 @@ def test_a_tier_without_a_recipe_is_refused_by_path() -> None:
 
 def test_lines_say_what_is_left() -> None:
     assert shown(Line("sft", 4, 8, "step 3/10", 125.4)) == "[4/8] sft       step 3/10   2:05 left"
+
+
+def test_lines_come_now_and_then_and_the_ends_of_stages_always() -> None:
+    seen: list[str] = []
+    now = 0.0
+    say = now_and_then(lambda line: seen.append(line.text), every_s=2.0, clock=lambda: now)
+    for now, stage, text in ((0.0, "a", "1"), (1.9, "a", "2"), (2.0, "a", "3"), (2.1, "a", "done in 2 s"), (2.2, "b", "4")):
+        say(Line(stage, 1, 2, text, 0.0))
+    assert seen == ["1", "3", "done in 2 s", "4"]
 
 
 def test_the_table_adds_up_the_seconds() -> None:
