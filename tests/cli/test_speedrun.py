@@ -92,10 +92,10 @@ def test_lines_say_what_is_left() -> None:
 
 def test_lines_come_now_and_then_and_the_ends_of_stages_always() -> None:
     seen: list[str] = []
-    now = [0.0]
-    say = now_and_then(lambda line: seen.append(line.text), every_s=2.0, clock=lambda: now[0])
+    at = [0.0]
+    say = now_and_then(lambda line: seen.append(line.text), every_s=2.0, clock=lambda: at[0])
     lines = ((0.0, "a", "1"), (1.9, "a", "2"), (2.0, "a", "3"), (2.1, "a", "done in 2 s"), (2.2, "b", "4"))
-    for now[0], stage, text in lines:
+    for at[0], stage, text in lines:
         say(Line(stage, 1, 2, text, 0.0))
     assert seen == ["1", "3", "done in 2 s", "4"]
 
