@@ -13,8 +13,9 @@ from random import Random
 from fathom import tasks
 from fathom.errors import ConfigError
 from fathom.tasks import smalltalk
-from fathom.tokenizer import Tokenizer, encode_chat
+from fathom.tokenizer import Tokenizer
 from fathom.train.packing import Document, Packed, pack
+from fathom.train.samples import Sample
 
 #: Share of documents per family; the rest is small talk.
 DEFAULT_MIXTURE = {"arithmetic": 0.30, "chain": 0.16, "sorting": 0.17, "counting": 0.15, "countdown": 0.20}
@@ -95,13 +96,7 @@ class TaskData:
         question, trace, reply = draw_text(rng, stage)
         messages.append({"role": "user", "content": question})
         thinking = rng.random() >= stage.direct_share
-        prompt = encode_chat(self.tokenizer, messages, thinking=thinking)
-        end, end_think = self.tokenizer.eos_id, self.tokenizer.end_think_id
-        assert end is not None and end_think is not None, "train_tokenizer makes both"
-        answer = [*self.tokenizer.encode(reply), end]
-        if thinking:
-            answer = [*self.tokenizer.encode(trace), end_think, *answer]
-        return prompt, answer
+        return Sample(tuple(messages), trace if thinking else None, reply).encode(self.tokenizer)
 
 
 def draw_text(rng: Random, stage: Stage) -> tuple[str, str, str]:
