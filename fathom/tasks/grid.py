@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import chain
 from random import Random
 
-from fathom.tasks.task import Problem, require_language, require_level, stated, wording
+from fathom.tasks.task import NO, OK, Problem, require_language, require_level, stated, wording
 
 SIZE = {1: 3, 2: 4, 3: 5, 4: 6}
 WALLS = {1: (1, 3), 2: (2, 5), 3: (5, 9), 4: (9, 14)}  # level -> fewest and most
@@ -94,7 +94,7 @@ class Grid:
         n, walls, start, goal = _read(problem.key)
         path = _path(answer)
         if path[:1] != [start]:
-            return "no"
+            return NO
         walk = _names([start])
         for one, two in zip(path, path[1:], strict=False):
             walk += f" {_move(one, two) or '?'}{_names([two])}"
@@ -112,7 +112,7 @@ class Grid:
             f"{moves}>{down}+{right}",
             *(f"{far}: {_names(cells)}" for far, cells in enumerate(layers) if far),
         ]
-        return "\n".join([*lines, "ok" if moves == len(layers) - 1 else "no"])
+        return "\n".join([*lines, OK if moves == len(layers) - 1 else NO])
 
     def slip(self, rng: Random, problem: Problem) -> tuple[str, str] | None:
         """A wall not seen or a free cell taken for one, from the beginning; or a wrong turn on the way back."""

@@ -17,7 +17,7 @@ from functools import cache
 from itertools import permutations
 from random import Random
 
-from fathom.tasks.task import Problem, require_language, require_level, stated, wording
+from fathom.tasks.task import NO, OK, Problem, require_language, require_level, stated, wording
 
 SIZES = {1: (4, 5, 6, 7), 2: (5, 6, 7), 3: (6, 7), 4: (6, 7)}
 MISSING = {1: (1, 2), 2: (2, 3), 3: (3, 4), 4: (4, 6)}  # level -> fewest and most
@@ -82,7 +82,7 @@ class Queens:
         n, squares = _read(problem.key)
         whole = sorted(squares + _squares(answer, n))
         if [row for row, _ in whole] != list(range(1, n + 1)) or len(whole) == len(squares):
-            return "no"
+            return NO
         lines = [" ".join(f"{row}{column}" for row, column in whole)]
         # n more than the difference, so that every number has no sign
         tests = (
@@ -95,9 +95,9 @@ class Queens:
             for at, value in enumerate(values):
                 line += f" {value}"
                 if value in values[:at]:
-                    return "\n".join([*lines, f"{line} x", "no"])
+                    return "\n".join([*lines, f"{line} x", NO])
             lines.append(line)
-        return "\n".join([*lines, "ok"])
+        return "\n".join([*lines, OK])
 
     def slip(self, rng: Random, problem: Problem) -> tuple[str, str] | None:
         """A search that does not see one attack."""

@@ -20,7 +20,7 @@ import re
 from dataclasses import dataclass
 from random import Random
 
-from fathom.tasks.task import Problem, require_language, require_level, stated, wording
+from fathom.tasks.task import NO, OK, Problem, require_language, require_level, stated, wording
 
 EMPTY = {1: (4, 4), 2: (5, 5), 3: (6, 7), 4: (8, 9)}  # level -> fewest and most
 LONGEST_TRACE = {1: 150, 2: 180, 3: 350, 4: 350}  # characters
@@ -89,7 +89,7 @@ class Sudoku:
         """Each row (r), column (c) and box (b) of the answer, then the rows as given (g), up to the first wrong one."""
         given, board = _read(problem.key), _board(answer)
         if not board:
-            return "no"
+            return NO
         lines: list[str] = []
         for mark, units in (("r", ROWS), ("c", COLUMNS), ("b", BOXES)):
             line = mark
@@ -97,15 +97,15 @@ class Sudoku:
                 digits = "".join(board[cell] for cell in unit)
                 line += f" {digits}"
                 if len(set(digits)) < 4:
-                    return "\n".join([*lines, f"{line} x", "no"])
+                    return "\n".join([*lines, f"{line} x", NO])
             lines.append(line)
         line = "g"
         for row in ROWS:
             digits = "".join(given[cell] for cell in row)
             line += f" {digits}"
             if not _agrees(digits, "".join(board[cell] for cell in row)):
-                return "\n".join([*lines, f"{line} x", "no"])
-        return "\n".join([*lines, line, "ok"])
+                return "\n".join([*lines, f"{line} x", NO])
+        return "\n".join([*lines, line, OK])
 
     def slip(self, rng: Random, problem: Problem) -> tuple[str, str] | None:
         """A digit of the row, column or box of a cell misread, so that the cell is filled in wrongly."""
