@@ -111,14 +111,14 @@ class Deliberation:
         assert exchange is not None, "started"
         async for delta in exchange.deltas():
             if delta is not None and delta.finish_reason is not None:
-                self._count(self.choices[delta.index])
+                self._enter(self.choices[delta.index])
                 if self._stops_early and self._election.decided:
                     unwanted = set(range(self.n)) - set(self._election.wanted)
                     stopped = exchange.give_up(unwanted)
                     self._front.metrics.samples_aborted.add(stopped, strategy=self.strategy)
             yield delta
 
-    def _count(self, choice: Choice) -> None:
+    def _enter(self, choice: Choice) -> None:
         ended = choice.finish_reason == "stop"
         if isinstance(self._election, Vote):
             self._election.add(choice.index, normalised(choice.content) if ended else None)
