@@ -1,12 +1,15 @@
 """The queens that are missing on a board of 4 to 7 rows, by trying columns row by row. Square 23 is row 2, column 3.
 
-    2: 1                          with queens at 15, 34 and 53: in row 2, column 1 is free, and taken
-    4: 1c2 2d1 3d2 4c3 5c1 x      row 4: column 1 is that of the queen in row 2, column 2 on a diagonal with the one in
-                                  row 1, ...; no column is left, so back to the row above
-    2: 2                          row 2 again, from the next column on
-    4: 1
+    c543+678-124                   queens at 15, 34 and 53 of 5x5: their columns, row + column, row - column + 5
+    2: 1+3-6                       in row 2, column 1: neither it, nor 3, nor 6 is in these lists, so it is taken
+    c5431+6783-1246                the lists with it
+    4: 1c 2+6x 3c 4c 5c x          row 4: columns 1, 3, 4 and 5 are taken, 2 is on a diagonal; so back to the row above
+    c543+678-124
+    2: 2+4-5                       row 2 again, from the next column on
+    c5432+6784-1245
+    4: 1+5-8
 
-Given queens are never moved; a conflict names the first row, from the top, whose queen attacks.
+Given queens are never moved.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from fathom.tasks.task import NO, OK, Problem, require_language, require_level, 
 
 SIZES = {1: (4, 5, 6, 7), 2: (5, 6, 7), 3: (6, 7), 4: (6, 7)}
 MISSING = {1: (1, 2), 2: (2, 3), 3: (3, 4), 4: (4, 6)}  # level -> fewest and most
-LONGEST_TRACE = {1: 150, 2: 150, 3: 350, 4: 350}  # characters
+LONGEST_TRACE = {1: 200, 2: 220, 3: 480, 4: 480}  # characters
 
 TEMPLATES = {
     "en": (
@@ -84,13 +87,7 @@ class Queens:
         if [row for row, _ in whole] != list(range(1, n + 1)) or len(whole) == len(squares):
             return NO
         lines = [" ".join(f"{row}{column}" for row, column in whole)]
-        # n more than the difference, so that every number has no sign
-        tests = (
-            ("c", [column for _, column in whole]),
-            ("+", [row + column for row, column in whole]),
-            ("-", [row - column + n for row, column in whole]),
-        )
-        for mark, values in tests:
+        for mark, values in zip("c+-", _lines(dict(whole), n), strict=True):
             line = mark
             for at, value in enumerate(values):
                 line += f" {value}"
@@ -144,16 +141,27 @@ def _names(board: Board) -> str:
     return " ".join(f"{row}{column}" for row, column in board.items())
 
 
-def _conflict(board: Board, row: int, column: int, unseen: tuple[int, int, int] | None) -> str:
-    """How the first queen that attacks a square does so, such as c3; empty if none does."""
-    for other in sorted(board):
-        if (row, column, other) == unseen:
-            continue
-        if board[other] == column:
-            return f"c{other}"
-        if abs(board[other] - column) == abs(other - row):
-            return f"d{other}"
-    return ""
+def _lines(board: Board, n: int) -> tuple[list[int], list[int], list[int]]:
+    """Columns, and the numbers of the two diagonals, of the queens; n more than the difference, so that none has a sign."""
+    columns = list(board.values())
+    return columns, [r + c for r, c in board.items()], [r - c + n for r, c in board.items()]
+
+
+def _state(board: Board, n: int) -> str:
+    return "".join(f"{mark}{' '.join(map(str, line))}" for mark, line in zip("c+-", _lines(board, n), strict=True))
+
+
+def _try(board: Board, n: int, row: int, column: int, unseen: tuple[int, int, int] | None) -> tuple[str, bool]:
+    """The tests of a square up to the first that fails, and whether none does."""
+    seen = {other: at for other, at in board.items() if (row, column, other) != unseen}
+    columns, ups, downs = _lines(seen, n)
+    if column in columns:
+        return f"{column}c", False
+    tried = f"{column}+{row + column}"
+    if row + column in ups:
+        return f"{tried}x", False
+    tried += f"-{row - column + n}"
+    return (f"{tried}x", False) if row - column + n in downs else (tried, True)
 
 
 def _search(n: int, given: Board, unseen: tuple[int, int, int] | None = None) -> tuple[list[str], Board]:
@@ -163,15 +171,16 @@ def _search(n: int, given: Board, unseen: tuple[int, int, int] | None = None) ->
     at, first = 0, 1
     while at < len(missing):
         row = missing[at]
-        line, taken = f"{row}:", False
+        lines.append(_state(board, n))
+        line, free = f"{row}:", False
         for column in range(first, n + 1):
-            conflict = _conflict(board, row, column, unseen)
-            line += f" {column}{conflict}"
-            if not conflict:
-                board[row], taken = column, True
+            tried, free = _try(board, n, row, column, unseen)
+            line += f" {tried}"
+            if free:
+                board[row] = column
                 break
-        lines.append(line if taken else f"{line} x")
-        if taken:
+        lines.append(line if free else f"{line} x")
+        if free:
             at, first = at + 1, 1
         else:
             at -= 1
