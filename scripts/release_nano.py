@@ -1,8 +1,8 @@
-"""Turn the cold start of recipes/nano-reasoner.toml into the model in the package, with its card.
+"""Turn the student of recipes/nano-reasoner.toml into the model in the package, with its card.
 
     fathom train recipes/nano.toml --out runs/nano
-    fathom speedrun --recipe recipes/nano-reasoner.toml --out runs/nano-reasoner --stages tokenizer,extend,sft
-    python scripts/release_nano.py runs/nano-reasoner/sft --n 100
+    fathom speedrun --recipe recipes/nano-reasoner.toml --out runs/nano-reasoner
+    python scripts/release_nano.py runs/nano-reasoner --n 100
 
 Evaluates on the test split (problems whose hash keeps them out of training), writes fathom/weights/nano.
 """
@@ -21,7 +21,9 @@ import torch
 
 from fathom import cost
 from fathom.config import ModelConfig
-from fathom.engine import LLM
+from fathom.engine import LLM, EngineConfig
+from fathom.posttrain.run import summary
+from fathom.tasks.task import LANGUAGES
 from fathom.think.evaluate import EvalConfig, Score, run
 from fathom.think.modes import Mode
 from fathom.train.ledger import read
@@ -30,22 +32,31 @@ TARGET = Path(__file__).parents[1] / "fathom" / "weights" / "nano"
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "manifest.json")
 GENERATION = {"bos_token_id": 0, "eos_token_id": 1, "do_sample": False, "temperature": 0.0}
 SEED = 20_26  # of the evaluation problems
+BEFORE = 13_000_000  # tokens of a first cold start, over whose model this one was trained
+STAGES = {
+    "sft": "cold start", "grpo": "teacher, by GRPO", "distil": "student", "distil budgets": "student",
+    "distil samples": "student, 8 samples",
+}  # fmt: skip
+MODES = {"own": "plainly", "none": "to answer at once", "max": "to check its work"}
 
 
 def main() -> None:
     """Evaluate, copy, describe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="the run directory that fathom train left")
-    parser.add_argument("--n", type=int, default=200, help="problems per family, level and effort")
+    parser.add_argument("run", type=Path, help="the directory that fathom speedrun left")
+    parser.add_argument("--stage", default="distil", help="whose model is shipped (default: distil)")
+    parser.add_argument("--n", type=int, default=200, help="problems per family, level, language and effort")
     args = parser.parse_args()
-    config = EvalConfig(n=args.n, seed=SEED, modes=(Mode.effort("none"), Mode.effort("own")))
-    scores = run(LLM(args.run / "model"), config, lambda score: print(row(score), flush=True))
+    modes = (Mode.effort("none"), Mode.effort("own"))
+    config = EvalConfig(n=args.n, seed=SEED, modes=modes, languages=LANGUAGES)
+    model = args.run / args.stage / "model"
+    scores = run(LLM(model, EngineConfig(max_sequences=64)), config, lambda score: print(row([score]), flush=True))
     TARGET.mkdir(parents=True, exist_ok=True)
     for name in FILES:
-        shutil.copyfile(args.run / "model" / name, TARGET / name)
+        shutil.copyfile(model / name, TARGET / name)
     (TARGET / "generation_config.json").write_text(json.dumps(GENERATION) + "\n")
     (TARGET / "evaluation.json").write_text(json.dumps([table_of(score) for score in scores], indent=1) + "\n")
-    (TARGET / "MODEL_CARD.md").write_text(card(args.run, scores))
+    (TARGET / "MODEL_CARD.md").write_text(card(args.run, args.stage, scores))
     (TARGET / "SHA256SUMS").write_text("".join(sums(sorted(TARGET.iterdir()))))
 
 
@@ -61,30 +72,46 @@ def table_of(score: Score) -> dict[str, object]:
     return {name: value for name, value in asdict(score).items() if name not in ("right", "used")}
 
 
-def row(score: Score) -> str:
-    """One line of the card's table."""
-    return (
-        f"| {score.family} | {score.level} | {score.accuracy:.1%} | {score.low:.1%} to {score.high:.1%} "
-        f"| {score.tokens_mean:.0f} | {score.cut_off} | {score.distinct} |"
-    )
+def row(scores: list[Score]) -> str:
+    """One line of the card's table: a family and level, in every language."""
+    cells = " | ".join(f"{one.accuracy:.0%} ({one.low:.0%} to {one.high:.0%})" for one in scores)
+    tokens = " | ".join(f"{one.tokens_mean:.0f}" for one in scores)
+    return f"| {scores[0].family} | {scores[0].level} | {cells} | {tokens} | {min(s.distinct for s in scores)} |"
 
 
 def table(scores: list[Score], effort: str) -> str:
     """The card's table of one effort."""
-    head = "| family | level | accuracy | 95 % interval | tokens | cut off | distinct |\n|---|---|---|---|---|---|---|"
-    return head + "\n" + "\n".join(row(score) for score in scores if score.effort == effort)
+    named = " | ".join(f"accuracy, {language}" for language in LANGUAGES)
+    tokens = " | ".join(f"tokens, {language}" for language in LANGUAGES)
+    head = f"| family | level | {named} | {tokens} | distinct |\n|{'---|' * (3 + 2 * len(LANGUAGES))}"
+    rows: dict[tuple[str, int], list[Score]] = {}
+    for score in scores:
+        if score.effort == effort:
+            rows.setdefault((score.family, score.level), []).append(score)
+    return "\n".join([head, *map(row, rows.values())])
 
 
-def card(run: Path, scores: list[Score]) -> str:
+def stages(run: Path) -> str:
+    """What each stage brought: all families and languages of the recipe together."""
+    head = "| model | asked | right | tokens | of them thinking |\n|---|---|---|---|---|"
+    lines = [
+        f"| {STAGES[each['model']]} | {MODES.get(each['mode'], each['mode'])} | {each['accuracy']:.1%} "
+        f"({each['low']:.1%} to {each['high']:.1%}) | {each['tokens']:.0f} | {each['thinking']:.0f} |"
+        for each in summary(run)
+        if each["model"] in STAGES
+    ]
+    return "\n".join([head, *lines])
+
+
+def card(run: Path, stage: str, scores: list[Score]) -> str:
     """MODEL_CARD.md."""
-    events = read(run)
-    starts = [event for event in events if event["event"] == "start"]
-    steps = [event for event in events if event["event"] == "step"]
-    recipe, per_step = starts[0]["recipe"], starts[0]["tokens_per_step"]
-    every = recipe["train"]["log_every"] * per_step
-    hours = sum(every / event["tokens_per_s"] for event in steps) / 3600
-    threads = " and then ".join(str(n) for n in dict.fromkeys(event["threads"] for event in starts))
-    config = ModelConfig.read(run / "model")
+    ledgers = {name: read(run / name) for name in ("sft", "grpo", "distil")}
+    last = {name: [event for event in events if event["event"] == "step"][-1] for name, events in ledgers.items()}
+    start = next(event for event in ledgers["sft"] if event["event"] == "start")
+    hours = (
+        sum(json.loads((run / name / "stage.json").read_text())["seconds"] for name in STAGES if " " not in name) / 3600
+    )
+    per_step, config = start["tokens_per_step"], ModelConfig.read(run / stage / "model")
     total, mtp = cost.parameters(config), cost.mtp_parameters(config)
     return f"""# fathom-nano
 
@@ -103,17 +130,27 @@ size that a laptop trains; it is not a useful assistant.
 | vocabulary | {config.vocab_size} tokens, digits apart |
 | latent cache | {cost.cache_bytes_per_token(config):,} B per token in bfloat16 |
 | base | `recipes/nano.toml`, seed 1: 15,974,400 tokens in 3,900 steps, 1.2 h on the same machine |
-| cold start | `recipes/nano-reasoner.toml`: {steps[-1]["step"]:,} steps of up to {per_step:,} tokens in four styles |
-| last loss | {steps[-1]["loss"]:.4f} nats per answer token; MTP is right on {steps[-1]["mtp_accuracy"]:.1%} |
-| last MaxVio | {steps[-1]["max_violation"]:.2f} (most loaded expert over the mean, less one) |
-| time | {hours:.1f} h on {threads} of the 2 cores of an AMD EPYC (Zen 4, bfloat16) |
-| software | torch {starts[0]["torch"]} |
+| cold start | {BEFORE:,} tokens of an earlier draw, then {last["sft"]["step"]:,} steps of {per_step:,} |
+| GRPO | {last["grpo"]["step"]} steps |
+| distillation | {last["distil"]["step"]:,} steps; last loss {last["distil"]["loss"]:.4f} nats per answer token |
+| MTP | right on {last["distil"]["mtp_accuracy"]:.1%} of the tokens trained on |
+| last MaxVio | {last["distil"]["max_violation"]:.2f} (most loaded expert over the mean, less one) |
+| time | {hours:.1f} h for these stages, on one core of an AMD EPYC (Zen 4, bfloat16) |
+| software | torch {start["torch"]} |
 | licence | Apache-2.0, as the project; the training data is generated by `fathom.tasks` |
+
+## What each stage brought
+
+The same fresh problems of all families and levels of the recipe, in English and Chinese, greedy but for the samples.
+Forced: its own thought, cut after so many tokens; asked: told a number of tokens, not held to it; budget: both.
+
+{stages(run)}
 
 ## Accuracy
 
-Fresh problems of the test split, greedy decoding, float32 activations, {scores[0].n} drawn per row (a level with few
-problems repeats them: see the last column). Reproduce: `fathom eval --model nano --n {scores[0].n} --seed {SEED}`.
+Fresh problems of the test split, greedy decoding, float32 activations, {scores[0].n} drawn per row and language (a
+level with few problems repeats them: see the last column); 95 % intervals. Reproduce:
+`fathom eval --model nano --n {scores[0].n} --seed {SEED}`, and `--languages zh` for Chinese.
 
 Thinking on (`--effort own`):
 
@@ -126,9 +163,7 @@ Thinking off (`--effort none`): the same model answers at once.
 ## Limits
 
 - Trained on contexts of 512 tokens; later positions are untested.
-- The cold start reads levels 1 and 2 (arithmetic to 3, countdown to 4): harder levels show how far that carries.
-- It is a cold start: reinforcement learning, rejection sampling and distillation have not been run on it yet. Counting,
-  gcd, bases, pathstar and queens are not learned; their traces have been made easier since (docs/log.md).
+- Trained on levels 1 and 2 (arithmetic to 3, countdown to 4): harder levels show how far that carries.
 - Questions outside the families get wrong or empty answers, and so may wordings far from those in `fathom.tasks`.
 - The suggested questions of the chat page may be in the training split; the tables above are not.
 
@@ -136,14 +171,13 @@ Thinking off (`--effort none`): the same model answers at once.
 
 ```
 fathom train recipes/nano.toml --out runs/nano
-fathom speedrun --recipe recipes/nano-reasoner.toml --out runs/nano-reasoner --stages tokenizer,extend,sft
-python scripts/release_nano.py runs/nano-reasoner/sft --n {scores[0].n}
+fathom speedrun --recipe recipes/nano-reasoner.toml --out runs/nano-reasoner
+python scripts/release_nano.py runs/nano-reasoner --n {scores[0].n}
 ```
 
 A new run ends with other bits. The base was trained with a change of the thread count on the way, and before wordings
-and some traces were rewritten. The cold start read its 95,000 samples in nineteen parts of 5,000 (seeds 1000 to 1018)
-on one thread, where the recipe draws them at once, and before the traces of counting, gcd, bases and pathstar were made
-easier.
+and some traces were rewritten. The cold start read {BEFORE:,} tokens of 95,000 samples (a third of them Chinese, older
+traces of counting, gcd, bases, pathstar and queens) before those of the recipe.
 """
 
 
