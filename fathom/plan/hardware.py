@@ -1,4 +1,4 @@
-"""Accelerators: peaks, memory, links, watts and prices, each entry with its source; a user's file adds and overrides."""
+"""Accelerators: peaks, memory, links, watts and prices, each with its source; a user's file adds and overrides."""
 
 from __future__ import annotations
 

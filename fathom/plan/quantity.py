@@ -1,4 +1,4 @@
-"""A number that the planner says: never bare, always with its unit, what it means, how sure it is and where it is from."""
+"""A number that the planner says, never bare: its unit, what it means, how sure it is and where it is from."""
 
 from __future__ import annotations
 

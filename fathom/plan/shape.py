@@ -126,8 +126,8 @@ class Block:
 class Shape:
     """A model: its blocks in order, vocabulary, and the multi-token prediction module if it has one.
 
-    Fields: precision: of the checkpoint, see precision.py. context: tokens it is made for. family: whose measurements tell
-            of it ("deepseek", "llama", ...). published: "total, activated" where only these are known.
+    Fields: precision: of the checkpoint, see precision.py. context: tokens it is made for. family: model_type of other
+            models, "deepseek" for those of a ModelConfig.
     """
 
     name: str
