@@ -36,7 +36,7 @@ COMMANDS = {
     "replay": "execute a step log again, to the bit",
     "info": "count a model: parameters, bytes, FLOPs",
     "deploy": "write what starts a deployment on Slurm or Kubernetes",
-    "plan": "check a deployment: experts, memory and traffic of each rank",
+    "plan": "what fits, how fast, how many, what it costs",
     "init": "make a model of a known shape with random weights",
     "convert": "rewrite a checkpoint: precision, shard size",
     "doctor": "check this machine",

@@ -142,7 +142,7 @@ def _names(board: Board) -> str:
 
 
 def _lines(board: Board, n: int) -> tuple[list[int], list[int], list[int]]:
-    """Columns, and the numbers of the two diagonals, of the queens; n more than the difference, so that none has a sign."""
+    """Columns of the queens, and the numbers of their two diagonals; n more than the difference: none has a sign."""
     columns = list(board.values())
     return columns, [r + c for r, c in board.items()], [r - c + n for r, c in board.items()]
 

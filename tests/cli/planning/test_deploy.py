@@ -1,4 +1,4 @@
-"""`fathom plan` prints what the arithmetic says, and refuses what does not fit."""
+"""`fathom plan deploy` prints what the arithmetic says, and refuses what does not fit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAPER, SERVICE = (f"recipes/deploy/deepseek-v3-{name}.toml" for name in ("paper"
 
 @pytest.mark.parametrize("deploy", DEPLOYS, ids=lambda path: path.stem)
 def test_every_deployment_that_is_shown_fits(deploy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", str(deploy), "--json"]) == 0
+    assert main(["plan", "deploy", str(deploy), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     read = read_deploy(deploy)
     config = preset(read.model)
@@ -27,7 +27,7 @@ def test_every_deployment_that_is_shown_fits(deploy: Path, capsys: pytest.Captur
 
 
 def test_the_table_shows_the_published_figures(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", SERVICE]) == 0
+    assert main(["plan", "deploy", SERVICE]) == 0
     table = capsys.readouterr().out
     for line in ("176 ranks of 80 GB", "144 ranks on 18 nodes", "9  and 1 shared", "2  and 1 shared", "70,272 B"):
         assert line in table
@@ -36,7 +36,7 @@ def test_the_table_shows_the_published_figures(capsys: pytest.CaptureFixture[str
 
 
 def test_mtp_modules_are_counted_unless_they_stay_off(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", SERVICE, "--set", 'engine.spec="auto"', "--json"]) == 0
+    assert main(["plan", "deploy", SERVICE, "--set", 'engine.spec="auto"', "--json"]) == 0
     pools = json.loads(capsys.readouterr().out)["pools"]
     assert all(pool["weight_bytes_by_part"]["mtp"] > 0 for pool in pools)
     assert {pool["cache_bytes_per_token"] for pool in pools} == {62 * 576 * 2}
@@ -44,7 +44,7 @@ def test_mtp_modules_are_counted_unless_they_stay_off(capsys: pytest.CaptureFixt
 
 def test_one_rank_sends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "deploy.toml").write_text('model = "nano"\n[[pool]]\nreplicas = 2\n')
-    assert main(["plan", str(tmp_path / "deploy.toml")]) == 0
+    assert main(["plan", "deploy", str(tmp_path / "deploy.toml")]) == 0
     table = capsys.readouterr().out
     assert "2 replicas of 1 ranks" in table and "nothing" in table
 
@@ -60,7 +60,7 @@ def test_one_rank_sends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ],
 )
 def test_what_cannot_be_is_refused(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code = main(["plan", *options, "--json"])
+    code = main(["plan", "deploy", *options, "--json"])
     printed = capsys.readouterr()
     assert code == 2, printed.out
     assert message in json.loads(printed.out)["error"]["message"]
