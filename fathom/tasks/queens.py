@@ -1,12 +1,12 @@
 """The queens that are missing on a board of 4 to 7 rows, by trying columns row by row. Square 23 is row 2, column 3.
 
-    c543+678-124                   queens at 15, 34 and 53 of 5x5: their columns, row + column, row - column + 5
+    c5 4 3+6 7 8-1 4 7             queens at 15, 34 and 53 of 5x5: their columns, row + column, row - column + 5
     2: 1+3-6                       in row 2, column 1: neither it, nor 3, nor 6 is in these lists, so it is taken
-    c5431+6783-1246                the lists with it
+    c5 4 3 1+6 7 8 3-1 4 7 6       the lists with it
     4: 1c 2+6x 3c 4c 5c x          row 4: columns 1, 3, 4 and 5 are taken, 2 is on a diagonal; so back to the row above
-    c543+678-124
+    c5 4 3+6 7 8-1 4 7
     2: 2+4-5                       row 2 again, from the next column on
-    c5432+6784-1245
+    c5 4 3 2+6 7 8 4-1 4 7 5
     4: 1+5-8
 
 Given queens are never moved.

@@ -38,37 +38,50 @@ def test_the_answer_completes_the_board(level):
 
 
 @pytest.mark.parametrize("level", TASK.levels)
-def test_the_search_is_the_first_completion_in_order_and_every_conflict_is_true(level):
+def test_the_search_is_the_first_completion_in_order_and_every_test_is_true(level):
     for sample in properties.samples(TASK, level, 100, seed=3):
-        _, n, _, *given = sample.key.split(" ")
-        rows = [row for row in "1234567"[: int(n)] if row not in {square[0] for square in given}]
+        _, size, _, *given = sample.key.split(" ")
+        n = int(size)
+        rows = [row for row in "1234567"[:n] if row not in {square[0] for square in given}]
         placed: list[str] = []
         last = 0
-        for line in sample.trace.split("\n"):
+        lines = sample.trace.split("\n")
+        for state, line in zip(lines[::2], lines[1::2], strict=True):
+            whole = [(int(row), int(column)) for row, column in given + placed]
+            columns, ups, downs = [c for _, c in whole], [r + c for r, c in whole], [r - c + n for r, c in whole]
+            assert state == "".join(
+                mark + " ".join(map(str, values)) for mark, values in zip("c+-", (columns, ups, downs), strict=True)
+            )
             row, tried = line.split(": ")
             assert row == rows[len(placed)]
             *refused, end = tried.split(" ")
             for attempt in refused:
-                column, kind, other = attempt
                 last += 1
-                assert int(column) == last
-                attacker = next(square for square in sorted(given + placed) if not peaceful([square, row + column]))
-                assert attacker[0] == other and kind == ("c" if attacker[1] == column else "d")
+                column, up, down = last, int(row) + last, int(row) - last + n
+                expected = f"{column}c" if column in columns else f"{column}+{up}x" if up in ups else ""
+                assert attempt == (expected or f"{column}+{up}-{down}x") and (expected or down in downs)
             if end == "x":
-                assert last == int(n)
+                assert last == n
                 last = int(placed.pop()[1])
                 continue
-            assert int(end) == last + 1 and peaceful([*given, *placed, row + end])
-            placed.append(row + end)
+            column = last + 1
+            assert end == f"{column}+{int(row) + column}-{int(row) - column + n}"
+            placed.append(f"{row}{column}")
+            assert peaceful([*given, *placed])
             last = 0
         assert sample.answer == " ".join(placed) and len(sample.trace) <= LONGEST_TRACE[level]
-        brute = ([r + c for r, c in zip(rows, p, strict=True)] for p in permutations("1234567"[: int(n)], len(rows)))
+        brute = ([r + c for r, c in zip(rows, p, strict=True)] for p in permutations("1234567"[:n], len(rows)))
         assert placed == next(squares for squares in brute if peaceful(given + squares))
 
 
 def test_a_known_trace():
     sample = next(s for s in properties.samples(TASK, 2, 4000) if s.key == "queens 5 given 15 34 53")
-    assert sample.trace == "2: 1\n4: 1c2 2d1 3d2 4c3 5c1 x\n2: 2\n4: 1"
+    assert sample.trace.split("\n") == [
+        "c5 4 3+6 7 8-1 4 7", "2: 1+3-6",
+        "c5 4 3 1+6 7 8 3-1 4 7 6", "4: 1c 2+6x 3c 4c 5c x",
+        "c5 4 3+6 7 8-1 4 7", "2: 2+4-5",
+        "c5 4 3 2+6 7 8 4-1 4 7 5", "4: 1+5-8",
+    ]  # fmt: skip
     assert sample.answer == "22 41"
 
 
@@ -124,4 +137,4 @@ def test_a_test_agrees_with_the_checker(level):
 
 @pytest.mark.parametrize("level", TASK.levels)
 def test_slips_are_found(level):
-    properties.slips_are_found(TASK, level, {1: 0.35, 2: 0.6, 3: 0.8, 4: 0.9}[level])
+    properties.slips_are_found(TASK, level, {1: 0.35, 2: 0.55, 3: 0.8, 4: 0.9}[level])
