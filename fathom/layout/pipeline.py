@@ -214,7 +214,7 @@ def _interleaved(ranks: int, rank: int, micro_batches: int, chunks: int) -> Iter
 
 
 def _dual(folded: bool, ranks: int, rank: int, micro_batches: int) -> Iterator[Slot]:
-    """DualPipe, and its fold DualPipeV: a rank has two chunks and runs the forward of one with the backward of the other.
+    """DualPipe, and its fold DualPipeV: a rank runs the forward of one of its two chunks with the backward of the other.
 
     In DualPipe the chunks belong to two copies of the model, passed in opposite directions; in DualPipeV to one.
     """
@@ -224,18 +224,16 @@ def _dual(folded: bool, ranks: int, rank: int, micro_batches: int) -> Iterator[S
     counters: dict[tuple[str, int], int] = {}
     queued: list[Work] = []
 
+    ends = 2 * ranks if folded else ranks
+
     def take(kind: Kind, phase: int) -> Work:
-        path = 0 if folded else phase ^ (rank >= half)
-        if folded:
-            stage = rank if phase == 0 else 2 * ranks - 1 - rank
-        else:
-            stage = rank if path == 0 else ranks - 1 - rank
-        micro = counters.get((kind in "BI" and "B" or kind, phase), 0)
-        counters[(kind in "BI" and "B" or kind, phase)] = micro + 1
-        work = Work(kind, path, stage, micro)
+        way = phase if folded else phase ^ (rank >= half)
+        counted = ("F" if kind == "F" else "B", phase)
+        micro = counters[counted] = counters.get(counted, -1) + 1
+        path, stage = 0 if folded else way, rank if way == 0 else ends - 1 - rank
         if kind == "I":
             queued.append(Work("W", path, stage, micro))
-        return work
+        return Work(kind, path, stage, micro)
 
     return _dual_steps(half, near, count, take, queued)
 
