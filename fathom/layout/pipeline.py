@@ -214,7 +214,7 @@ def _interleaved(ranks: int, rank: int, micro_batches: int, chunks: int) -> Iter
 
 
 def _dual(folded: bool, ranks: int, rank: int, micro_batches: int) -> Iterator[Slot]:
-    """DualPipe, and its fold DualPipeV: a rank runs the forward of one of its two chunks with the backward of the other.
+    """DualPipe, and its fold DualPipeV: a rank runs the forward of one of its chunks with the backward of the other.
 
     In DualPipe the chunks belong to two copies of the model, passed in opposite directions; in DualPipeV to one.
     """
