@@ -16,7 +16,7 @@ from fathom.plan.training.predict import computed
 HEAD = """# Measured over computed, pooled over groups of runs; low and high: ratios to it that hold 80 % of the runs.
 # step: tokens a second of a step. run: of a whole run by its device hours, with restarts and idle time.
 # Written by benchmarks/fit_training.py from benchmark pages (torchtitan, llm-foundry, Megatron-Bridge, nanochat, verl),
-# Llama model cards, DeepSeek-V2's report, Epoch AI's table of models (CC-BY). DeepSeek-V3's own runs are not among them.
+# Llama model cards, DeepSeek-V2's report, Epoch AI's table of models (CC-BY). DeepSeek-V3's runs are not among them.
 """
 
 
