@@ -54,9 +54,9 @@ def layer(job: Job, block: Block) -> Times:
     for matrix in block.matrices:
         ahead, back = _products(job, block, matrix)
         share = job.software.compute_share if job.layout.ep > 1 else 1.0
-        forward["matmul"] += ahead / share
-        inputs["matmul"] += ahead / share
-        weights["matmul"] += back / share
+        forward["matrix products"] += ahead / share
+        inputs["matrix products"] += ahead / share
+        weights["matrix products"] += back / share
     ahead, back = _attention(job, block)
     forward["attention"], inputs["attention"] = ahead, back
     ahead, back = _elementwise(job, block)
@@ -75,9 +75,9 @@ def head(job: Job) -> Times:
     passes = 8 if job.software.name in ("eager", "plain") else 5  # logits in FP32, soft maximum, gradient
     softmax = tokens * shape.vocab / tp * 2 * passes / reach.memory_rate(job.device)
     return Times(
-        parts({"matmul": product, "elementwise": softmax / 2}),
-        parts({"matmul": product, "elementwise": softmax / 2}),
-        parts({"matmul": product}),
+        parts({"matrix products": product, "elementwise": softmax / 2}),
+        parts({"matrix products": product, "elementwise": softmax / 2}),
+        parts({"matrix products": product}),
     )
 
 
@@ -145,7 +145,7 @@ def _experts_share(job: Job, block: Block, times: Parts) -> float:
     """What the device does meanwhile: the experts' part of products and of what stands between them [s]."""
     whole = sum(m.activated for m in block.matrices)
     experts = sum(m.activated for m in block.matrices if m.part == "experts")
-    return (times["matmul"] + times["elementwise"]) * experts / whole
+    return (times["matrix products"] + times["elementwise"]) * experts / whole
 
 
 def _communicate(job: Job, block: Block, forward: Parts, inputs: Parts) -> None:
@@ -198,7 +198,9 @@ def _recomputed(job: Job, times: Times) -> Times:
     if job.recompute == "full":
         again = times.forward
     elif job.recompute == "selective":
-        again = parts({"matmul": times.forward["matmul"] / 2, "elementwise": times.forward["elementwise"]})
+        again = parts(
+            {"matrix products": times.forward["matrix products"] / 2, "elementwise": times.forward["elementwise"]}
+        )
     elif job.recompute == "norms":
         again = parts({"elementwise": times.forward["elementwise"] / 2})
     return Times(times.forward, added(times.inputs, again), times.weights)

@@ -27,7 +27,9 @@ class Software:
             rest sends. launches: kernels of one expert, forward and backward; launch_s: host time of each [s],
             0: replayed from graphs. hide_*: share of the communication of a kind that compute can cover.
             dispatch_bytes: of a value sent to an expert [B]. once_per_node: a token's row crosses to a node once.
-            grad_bytes, moment_bytes: gradient and both moments of a parameter [B]. store_fp8: activations kept in FP8.
+            grad_bytes, moment_bytes: gradient and both moments of a parameter [B]. logit_bytes: of one, to
+            its loss and back: 14 in BF16, FP32 and twice more, 6 where the loss is one kernel. store_fp8: activations
+            kept in FP8.
     """
 
     name: str
@@ -47,23 +49,28 @@ class Software:
     dispatch_bytes: float = 2.0
     once_per_node: bool = True
     grad_bytes: float = 4.0
+    logit_bytes: float = 6.0
     moment_bytes: float = 8.0
     store_fp8: bool = False
 
 
 #: passes: counted from the kernels each one runs. eager: an RMSNorm in FP32 by its parts is 14 passes, a rotation 10, a
 #: SwiGLU 5; plain: LayerNorm and GELU as one kernel each; compiled, megatron, hai: norms with residuals, rotations and
-#: activations fused; graphs: casts fused into grouped products too (Megatron-Bridge 0.5 release notes).
+#: activations fused; fused, graphs: casts in grouped products too, and no
+#: host between kernels (Megatron-Bridge 0.5, release notes).
 SOFTWARE = {
     one.name: one
     for one in (
-        Software("eager", hidden=34, mixed=10, gated=2.5, routed=8, flash=2, ring=0.4, hide_dp=0.5),
-        Software("plain", hidden=14, mixed=3, gated=2.0, routed=8, flash=1, ring=0.4, hide_dp=0.5),
-        Software("compiled", hidden=10, mixed=2, gated=1.5, routed=4, flash=2, quantise=3, ring=0.4, hide_dp=0.5),
-        Software("megatron", hidden=10, mixed=2, gated=1.5, routed=4, hide_tp=0.7, grad_bytes=2),
+        Software("eager", hidden=34, mixed=10, gated=2.5, routed=8, flash=2, ring=0.4, hide_dp=0.5, logit_bytes=14),
+        Software("plain", hidden=14, mixed=3, gated=2.0, routed=8, flash=1, ring=0.4, hide_dp=0.5, logit_bytes=14),
+        Software(
+            "compiled", hidden=10, mixed=2, gated=1.5, routed=4, flash=2, quantise=3, ring=0.4, hide_dp=0.5,
+            logit_bytes=14,
+        ),
+        Software("megatron", hidden=10, mixed=2, gated=1.5, routed=4, hide_tp=0.7),
+        Software("fused", hidden=10, mixed=2, gated=1.0, routed=3, quantise=2, hide_tp=0.7),
         Software(
             "graphs", hidden=10, mixed=2, gated=1.0, routed=3, quantise=2, hide_tp=0.7, hide_ep=0.5, launch_s=1e-6,
-            grad_bytes=2,
         ),
         Software(
             "hai", hidden=10, mixed=2, gated=1.5, routed=4, launch_s=0.0, hide_tp=0.7, hide_ep=0.96,

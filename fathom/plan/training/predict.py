@@ -128,6 +128,11 @@ def _train_time(row: Row, knobs: Knobs) -> Quantity:
     return quantity(tokens / rate(job) / job.gpus, "s", knobs.step, "all steps", step(job).bound, -1)
 
 
+def _rl_step(row: Row, knobs: Knobs) -> Quantity:
+    """A step of RL needs the number of its answers, which no row says."""
+    raise ConfigError("rl_step_time: the row says no number of answers in a step; say it, and their length.")
+
+
 def tokens_of(row: Row, job: Job) -> float:
     """Tokens of the whole run: from its FLOPs, six per active parameter, or as the row says them."""
     flops = number(r"FLOP (\d[\d.e+]*)", row["conditions"])
@@ -151,4 +156,5 @@ METRICS: dict[str, Callable[[Row, Knobs], Quantity]] = {
     "training_gpu_hours": _hours, "accelerator_hours": _hours, "pretrain_gpu_hours": _pretrain,
     "gpu_hours_per_T_tokens": _hours_per_trillion, "context_extension_gpu_hours": _extension,
     "total_gpu_hours": _whole, "total_cost": _whole, "wall_days_total": _whole, "train_time": _train_time,
+    "rl_step_time": _rl_step,
 }  # fmt: skip

@@ -13,6 +13,7 @@ MEMORY = 0.75  # of the bandwidth, by kernels that read and write once
 ATTENTION = {1: (0.26, 0.22), 2: (0.36, 0.31), 3: (0.56, 0.48)}
 ATTENTION_BEFORE = {1: (0.43, 0.39), 2: (0.61, 0.55), 3: (0.61, 0.55)}  # before tensor memory accelerators: A100
 LINK = 0.75  # of a link, by large exchanges among neighbours (NCCL, DeepEP: 153 of 200 GB/s)
+HOP, FAR_HOP = 2e-6, 10e-6  # a step of a ring among neighbours, and over the network [s]; a few us in NCCL's tests
 NETWORK = 0.85  # of a network card (DeepEP: 43 to 58 of 50 GB/s)
 
 
@@ -56,6 +57,13 @@ def link_rate(device: Device) -> float:
 def network_rate(device: Device) -> float:
     """Bytes beyond it in a second, per device [B/s]."""
     return (device.network_gbs or device.link_gbs or 12.5) * 1e9 * NETWORK
+
+
+def ring_latency(device: Device, members: int, stride: int) -> float:
+    """Time of the steps of a ring of `members` ranks, `stride` apart, whatever they carry [s]."""
+    inside = max(1, min(members, device.link_world // max(1, stride)))
+    domains = -(-members // inside)
+    return HOP * (members - domains) + (FAR_HOP * domains if domains > 1 else 0.0)
 
 
 def ring_rate(device: Device, members: int, stride: int) -> float:
