@@ -56,7 +56,7 @@ def layer(job: Job, block: Block) -> Times:
         share = job.software.compute_share if job.layout.ep > 1 else 1.0
         forward["matrix products"] += ahead / share
         inputs["matrix products"] += ahead / share
-        weights["matrix products"] += back / share
+        weights["matrix products"] += back / share / job.software.weight_share
     ahead, back = _attention(job, block)
     forward["attention"], inputs["attention"] = ahead, back
     ahead, back = _elementwise(job, block)
@@ -71,7 +71,7 @@ def layer(job: Job, block: Block) -> Times:
 def head(job: Job) -> Times:
     """Output head and loss, in BF16."""
     shape, tokens, tp = job.shape, job.rank_tokens, job.layout.tp
-    product = reach.matmul(job.device, "bf16", tokens, shape.vocab / tp, shape.hidden)
+    product = reach.product(job.device, tokens, shape.vocab / tp, shape.hidden, "bf16")
     passes = 8 if job.software.name in ("eager", "plain") else 5  # logits in FP32, soft maximum, gradient
     softmax = tokens * shape.vocab / tp * 2 * passes / reach.memory_rate(job.device)
     return Times(
@@ -88,14 +88,14 @@ def _products(job: Job, block: Block, matrix: Matrix) -> tuple[float, float]:
     if matrix.part != "experts":
         rows, columns = matrix.rows / tp, matrix.columns
         return (
-            reach.matmul(job.device, kind, tokens, rows, columns),
-            reach.matmul(job.device, kind, rows, columns, tokens) + _accumulate(job, matrix.rows * columns / tp),
+            reach.product(job.device, tokens, rows, columns, kind),
+            reach.product(job.device, rows, columns, tokens, kind) + _accumulate(job, matrix.rows * columns / tp),
         )
     local = matrix.copies / job.layout.ep
     each = tokens / tp * matrix.met / local
     return (
-        local * reach.matmul(job.device, kind, each, matrix.rows, matrix.columns),
-        local * reach.matmul(job.device, kind, matrix.rows, matrix.columns, each)
+        reach.product(job.device, each, matrix.rows, matrix.columns, kind, local),
+        reach.product(job.device, matrix.rows, matrix.columns, each, kind, local)
         + _accumulate(job, local * matrix.rows * matrix.columns),
     )
 

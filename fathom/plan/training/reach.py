@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import lru_cache
+
+from fathom.plan import kernels
 from fathom.plan.hardware import Device
 
-MATMUL = {"bf16": 0.72, "fp8": 0.68}  # of peak, where nothing was measured: the lower end of those that were
-EDGE = 64  # half the rows of a tile: a product of m x n loses about EDGE (1/m + 1/n) of its rate
+TENSOR_MEMORY = 1.11  # FP8 over BF16 share of peak, against Hopper: B200, B300 and GB200 measured 1.07 to 1.12
 MEMORY = 0.75  # of the bandwidth, by kernels that read and write once
 #: of the BF16 peak, forward and backward, heads of 128. 2: FlashAttention-2 (arXiv:2307.08691 on A100; a third of the
 #: peak on H100, arXiv:2407.08608); 3: FlashAttention-3 and cuDNN, and in DeepSeek's profile 0.56 and 0.48.
@@ -17,24 +20,25 @@ HOP, FAR_HOP = 2e-6, 10e-6  # a step of a ring among neighbours, and over the ne
 NETWORK = 0.85  # of a network card (DeepEP: 43 to 58 of 50 GB/s)
 
 
-def matmul(device: Device, kind: str, m: float, n: float, k: float) -> float:
-    """Seconds of an m x n x k product [s]."""
-    if min(m, n, k) <= 0:
-        return 0.0
-    peak = device.peak("fp8" if kind == "fp8" else "bf16")
-    if kind == "fp8" and device.fp8_tflops is None:
-        kind = "bf16"
-    known = device.matmul_fp8_tflops if kind == "fp8" else device.matmul_bf16_tflops
-    rate = known * 1e12 if known else peak * MATMUL[kind]
-    width = 1.0 if kind == "fp8" else 2.0
-    moved = (m * k + n * k) * width + 2 * m * n
-    if kind == "fp8" and device.fp4_tflops is None:
-        # Before Blackwell's tensor memory, sums are promoted in registers and what is read and written is not hidden:
-        # DeepGEMM's figures for the matrices of V3 follow this within 12 %, at 1,543 TFLOPS; the best product of a
-        # device (matmul_fp8_tflops) has some of that in it.
-        rate = min(1.1 * rate, max(rate, 0.78 * peak)) if rate < 0.8 * peak else rate
-        return 2 * m * n * k / rate * (1 + EDGE * (1 / m + 1 / n)) + moved / memory_rate(device)
-    return max(2 * m * n * k / rate * (1 + EDGE * (1 / m + 1 / n)), moved / memory_rate(device))
+def product(device: Device, m: float, n: float, k: float, kind: str, copies: float = 1.0) -> float:
+    """Seconds of `copies` products of m x k with k x n at once [s]."""
+    constants = _constants(device, kind)
+    if copies == 1.0:
+        return kernels.gemm(device, m, n, k, kind, constants)
+    return kernels.grouped_gemm(device, copies, copies * m, n, k, kind, even=True, reach=constants)
+
+
+@lru_cache(maxsize=64)
+def _constants(device: Device, kind: str) -> kernels.Reach:
+    """The laws' constants. Blackwell keeps sums in tensor memory: its FP8 reaches more of its peak than Hopper's."""
+    constants = kernels.shipped()
+    if kind != "fp8" or device.fp4_tflops is None or device.fp8_tflops is None:
+        return constants
+    gain = TENSOR_MEMORY
+    if device.matmul_fp8_tflops and device.matmul_bf16_tflops:
+        fp8, bf16 = device.matmul_fp8_tflops / device.fp8_tflops, device.matmul_bf16_tflops / device.bf16_tflops
+        gain = fp8 / bf16 * kernels.HOPPER_MATMUL / kernels.HOPPER_MATMUL_FP8
+    return replace(constants, product_share=constants.product_share * gain)
 
 
 def memory_rate(device: Device) -> float:
