@@ -4,8 +4,8 @@ With training cost C, inference at c a day today and growth at a rate g a day (c
 
     spent(t) = c (e^(g t) - 1) / g = C   at   t = ln(1 + g C / c) / g,    and C / c without growth.
 
-Where inference shrinks (g < 0) it comes to c / -g in all; a C beyond that is never reached. Research is counted by the share
-that the final run has in all compute for research and development.
+Where inference shrinks (g < 0) it comes to c / -g in all; a C beyond that is never reached. Research is counted by the
+share that the final run has in all compute for research and development.
 """
 
 from __future__ import annotations

@@ -148,8 +148,8 @@ def _check(demand: Demand, where: str) -> None:
     said = [name for name in forms if name.startswith("traffic.")] or forms[:1]
     forms = said if set(forms) - set(said) <= {"users.dau", "users.mau"} else forms  # users may be told beside
     if len(forms) != 1:
-        said = f"{' and '.join(forms)} are given" if forms else "no demand is given"
-        raise ConfigError(f"{where}: {said}; give one of users.dau, users.mau, traffic.input or traffic.total.")
+        problem = f"{' and '.join(forms)} are given" if forms else "no demand is given"
+        raise ConfigError(f"{where}: {problem}; give one of users.dau, users.mau, traffic.input or traffic.total.")
     missing = [name for name in needs[forms[0]] if name not in given]
     rates = [name for name in ("fleet.prefill", "fleet.decode") if name in given]
     if len(rates) == 1:
@@ -195,9 +195,9 @@ class Compared:
 class Estimate:
     """All that a demand comes to.
 
-    Fields: quantities: each of flow.OUTPUTS at the inputs as they are said, with P10 and P90 of the samples. spreads: P10,
-            P50 and P90. scenarios, alternatives: other sets of inputs. years: year 0 first. swings: of `of`.
-            capex: published forecasts, their sum, and the capital over that sum.
+    Fields: quantities: each of flow.OUTPUTS at the inputs as they are said, with P10 and P90 of the samples.
+            spreads: P10, P50 and P90. scenarios, alternatives: other sets of inputs. years: year 0 first. swings: of
+            `of`. capex_share: capital over the sum of published forecasts.
     """
 
     demand: Demand
@@ -220,9 +220,7 @@ class Estimate:
         four, total = clouds()
         made: dict[str, Any] = {
             "title": self.demand.title, "currency": self.demand.currency, "samples": self.samples, "seed": self.seed,
-            "inputs": {
-                name: {**one.quantity().to_dict(), "distribution": one.spread} for name, one in self.demand.inputs.items()
-            },
+            "inputs": {n: {**i.quantity().to_dict(), "distribution": i.spread} for n, i in self.demand.inputs.items()},
             "results": _as_dicts(self.quantities), "spreads": _as_dicts(self.spreads),
             "scenarios": {name: _as_dicts(one) for name, one in self.scenarios.items()},
             "alternatives": {name: _as_dicts(one) for name, one in self.alternatives.items()},
@@ -251,9 +249,9 @@ def estimate(demand: Demand, samples: int = 10_000, seed: int = 0) -> Estimate:
     scenarios = {name: _results(demand.changed(one), samples, seed)[0] for name, one in demand.scenarios.items()}
     others = {name: _results(demand.changed(one), samples, seed)[0] for name, one in demand.alternatives.items()}
     of = target(demand)
-    rate, tokens = quantities["tokens_per_accelerator"].value, quantities["tokens"].value
+    rate, tokens = quantities.get("tokens_per_accelerator"), quantities["tokens"].value
     peak = demand.device.bf16_tflops * 1e12 if demand.device else None
-    where = place(rate, quantities["decode"].value / tokens, peak) if tokens > 0.0 and rate > 0.0 else None
+    where = place(rate.value, quantities["decode"].value / tokens, peak) if rate and rate.value > 0.0 else None
     return Estimate(
         demand=demand, quantities=quantities, spreads=spreads, scenarios=scenarios, alternatives=others,
         compared=tuple(_compared(demand, quantities, scenarios)), years=years(demand, samples, seed), of=of,
@@ -275,7 +273,7 @@ def _results(demand: Demand, count: int, seed: int) -> tuple[dict[str, Quantity]
             continue
         low = high = None
         value = float(stated[name])
-        if np.ndim(drawn.get(name, 0.0)):
+        if np.ndim(drawn.get(name, 0.0)) and name in drawn:
             spread = spreads[name] = Spread.of(drawn[name], demand.unit(name), meaning)
             low, high = min(spread.p10, value), max(spread.p90, value)
         limit = bound if name in ("accelerators", "servers", "bill", "bill_day", "capital") else ""

@@ -1,7 +1,7 @@
 """From users to a bill: tokens by stream, work, accelerators, servers, capital, money a year, megawatts.
 
-One demand is a TOML file (recipes/plan/*.toml), a table of inputs (inputs.py); `flow` is the arithmetic, on numbers or on
-arrays of samples alike:
+One demand is a TOML file (recipes/plan/*.toml), a table of inputs (inputs.py); `flow` is the arithmetic, on numbers or
+on arrays of samples alike:
 
     answers  = daily users x sessions x turns
     prefill  = answers x (prompt + history x (1 - cached));  cached = answers x history x cached
@@ -60,6 +60,7 @@ TERMS: dict[str, Term] = {
     "fleet.utilisation": Term("1", "of the peak that is reached", "share"),
     "fleet.servers": Term("servers", "in use on average, as published; rates are scaled to agree", least=1e-9),
     "fleet.per_server": Term("GPU", "accelerators of a server", least=1.0),
+    "fleet.deployment": Term("servers", "of the smallest deployment, bought in whole ones", least=1.0),
     "fleet.spare": Term("1", "servers more than the peak needs", "share"),
     "fleet.kw": Term("kW", "an accelerator takes from the grid, host and cooling included"),
     "money.server": Term("money", "price of a server"),
@@ -75,7 +76,8 @@ TERMS: dict[str, Term] = {
 DEFAULTS = {
     "tokens.history": 0.0, "tokens.cached": 0.0, "tokens.reasoning": 1.0, "traffic.cached": 0.0, "peak.to_average": 1.0,
     "peak.percentile": 0.95, "growth.demand": 0.0, "growth.token_price": 0.0, "growth.performance_per_dollar": 0.0,
-    "growth.performance_per_watt": 0.0, "fleet.per_server": 8.0, "fleet.spare": 0.0, "money.operations": 0.0,
+    "growth.performance_per_watt": 0.0, "fleet.per_server": 8.0, "fleet.deployment": 1.0, "fleet.spare": 0.0,
+    "money.operations": 0.0,
 }  # fmt: skip
 OUTPUTS = {
     "users": ("users/day", "daily users"),
@@ -91,7 +93,7 @@ OUTPUTS = {
     "servers": ("servers", "in use on average"),
     "peak_to_average": ("1", "load to be met over mean load"),
     "accelerators_peak": ("GPU", "bought: peak and spare"),
-    "servers_peak": ("servers", "bought, whole ones"),
+    "servers_peak": ("servers", "bought, in whole deployments"),
     "tokens_per_accelerator": ("tok/s/GPU", "mean demand over accelerators bought"),
     "flop_per_token": ("FLOP/token", "peak FLOPs bought per token of mean demand"),
     "capital": ("money", "price of the servers"),
@@ -125,10 +127,10 @@ class Published:
 class Demand:
     """What is asked of a fleet, and what it is made of.
 
-    Fields: billed: accelerators that are paid for, all that were bought ("peak") or those in use ("average"). cached_takes:
-            "prefill" where the rate of input counts cached tokens, "nothing" where they cost nothing. hours: load of the
-            hours of a day, in any unit. years: that `growth` is followed. calibration: accelerators that were counted,
-            over those that the rates give.
+    Fields: billed: accelerators that are paid for, all that were bought ("peak") or those in use ("average").
+            cached_takes: "prefill" where the rate of input counts cached tokens, "nothing" where they cost nothing.
+            hours: load of the hours of a day, in any unit. years: that `growth` is followed. calibration: accelerators
+            that were counted, over those that the rates give.
     """
 
     title: str
@@ -239,10 +241,17 @@ def _accelerators(demand: Demand, x: Mapping[str, Any], made: Flow) -> None:
     made["servers"] = mean / x["fleet.per_server"]
     made["peak_to_average"] = _peak(demand, x, made.get("answers"))
     bought = made["accelerators_peak"] = mean * made["peak_to_average"] * (1.0 + x["fleet.spare"])
-    made["servers_peak"] = np.ceil(bought / x["fleet.per_server"] * (1.0 - 1e-12))
-    made["tokens_per_accelerator"] = made["tokens"] / DAY_S / np.maximum(bought, 1e-300)
+    least = x["fleet.deployment"]
+    made["servers_peak"] = np.ceil(bought / x["fleet.per_server"] / least * (1.0 - 1e-12)) * least
+    _ratio(made, "tokens_per_accelerator", made["tokens"] / DAY_S, bought)
     if "fleet.utilisation" in x:
-        made["flop_per_token"] = bought * peak * DAY_S / np.maximum(made["tokens"], 1e-300)
+        _ratio(made, "flop_per_token", bought * peak * DAY_S, made["tokens"])
+
+
+def _ratio(made: Flow, name: str, above: Any, below: Any) -> None:
+    """above / below, left out where there is nothing to divide by."""
+    if np.all(np.asarray(below) > 0.0):
+        made[name] = above / below
 
 
 def _peak(demand: Demand, x: Mapping[str, Any], answers: Any) -> Any:
@@ -254,7 +263,7 @@ def _peak(demand: Demand, x: Mapping[str, Any], answers: Any) -> Any:
     factor = x["peak.to_average"]
     if demand.hours:
         ordered = np.asarray(demand.hours) / np.mean(demand.hours)
-        factor = factor * np.maximum(1.0, np.quantile(ordered, x["peak.percentile"]))
+        factor = factor * np.maximum(1.0, np.quantile(ordered, x["peak.percentile"], method="higher"))
     if "peak.window_s" in x and answers is not None:
         arrivals = answers * factor / DAY_S * x["peak.window_s"]
         factor = factor * (1.0 + Z95 / np.sqrt(np.maximum(arrivals, 1e-9)))
@@ -272,7 +281,7 @@ def _money(demand: Demand, x: Mapping[str, Any], made: Flow, year: float) -> Non
     if "money.server" in x:
         made["capital"] = made["servers_peak"] * x["money.server"] * cheaper
         if "users" in made:
-            made["capital_per_user"] = made["capital"] / np.maximum(made["users"], 1e-300)
+            _ratio(made, "capital_per_user", made["capital"], made["users"])
     if "money.gpu_hour" in x:
         made["bill"] = owned * x["money.gpu_hour"] * cheaper * 24.0 * YEAR_DAYS
     elif "money.server" in x and "money.life" in x:
@@ -290,12 +299,12 @@ def _money(demand: Demand, x: Mapping[str, Any], made: Flow, year: float) -> Non
 def _unit_costs(made: Flow) -> None:
     """The bill by stream and by unit: each stream has the share that its accelerators have."""
     made["bill_day"] = made["bill"] / YEAR_DAYS
-    mean = np.maximum(made["accelerators"], 1e-300)
     for stream, counted in (("prefill", made["prefill"] + made["cached"]), ("decode", made["decode"])):
-        made[f"bill_{stream}"] = made["bill"] * made[f"accelerators_{stream}"] / mean
-        name = "input_cost" if stream == "prefill" else "output_cost"
-        made[name] = made[f"bill_{stream}"] / YEAR_DAYS / np.maximum(counted, 1e-300) * 1e6
+        _ratio(made, f"bill_{stream}", made["bill"] * made[f"accelerators_{stream}"], made["accelerators"])
+        if f"bill_{stream}" in made:
+            name = "input_cost" if stream == "prefill" else "output_cost"
+            _ratio(made, name, made[f"bill_{stream}"] / YEAR_DAYS * 1e6, counted)
     if "answers" in made:
-        made["answer_cost"] = made["bill_day"] / np.maximum(made["answers"], 1e-300)
-    if "revenue_day" in made and np.all(made["bill_day"] > 0.0):
-        made["margin"] = (made["revenue_day"] / made["bill_day"] - 1.0) * 100.0
+        _ratio(made, "answer_cost", made["bill_day"], made["answers"])
+    if "revenue_day" in made:
+        _ratio(made, "margin", (made["revenue_day"] - made["bill_day"]) * 100.0, made["bill_day"])

@@ -122,8 +122,8 @@ def read_input(name: str, term: Term, found: Any, where: str) -> Input:
     if tag in ("published", "measured", "inferred") and not (isinstance(note, str) and note):
         raise ConfigError(f"{what} is {tag} and does not say from where; add note = '...'.")
     value = term.check(found["value"], what)
-    ends = [None if found.get(end) is None else term.check(found[end], f"{what}: {end}") for end in ("low", "high")]
-    return _spread(Input(name, term, value, *ends, tag=tag, note=str(note)), what)
+    low, high = (None if found.get(e) is None else term.check(found[e], f"{what}: {e}") for e in ("low", "high"))
+    return _spread(Input(name, term, value, low, high, tag, str(note)), what)
 
 
 def _spread(one: Input, what: str) -> Input:
@@ -175,7 +175,7 @@ def check_sampling(count: int, seed: int) -> None:
         raise ConfigError(f"seed is {seed}; it must be at least 0.")
 
 
-def short(value: float, significant: int = 4) -> str:
+def spoken(value: float, significant: int = 4) -> str:
     """A number as people say it: 113.9 bn, 30 T, 87,072, 226.8; digits before the point are kept below ten million."""
     size = abs(value)
     if size >= 1e16 or 0 < size < 1e-4:

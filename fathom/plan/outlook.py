@@ -107,8 +107,8 @@ def years(demand: Demand, count: int, seed: int) -> tuple[dict[str, Spread], ...
     """Each year from now on: what is asked, what is bought that year, what it costs.
 
     Accelerators are those of today: later ones do more for the money, which the prices of a year say. What is bought is
-    used for `money.life` years, in whole years, and then replaced; a bill of owned servers is what each year's purchases
-    still cost. Rented ones are paid at the year's price.
+    used for `money.life` years, in whole years, and then replaced; a bill of owned servers is what each year's
+    purchases still cost. Rented ones are paid at the year's price.
     """
     drawn = samples(demand.inputs, count, seed) if any(one.low is not None for one in demand.inputs.values()) else None
     x: Mapping[str, Any] = drawn if drawn is not None else {k: np.full(1, v) for k, v in values(demand.inputs).items()}
@@ -122,7 +122,7 @@ def years(demand: Demand, count: int, seed: int) -> tuple[dict[str, Spread], ...
             alive = cohorts[-(life - 1) :] if life and life > 1 else [] if life else cohorts
             bought = np.maximum(0.0, need - sum((servers for servers, _ in alive), np.zeros_like(need)))
             made["bought"] = bought
-            made["capital"] = made["capital"] * bought / np.maximum(need, 1e-300)
+            made["capital"] = made["capital"] * bought / np.maximum(need, 1.0)
             cohorts.append((bought, made["capital"]))
             if "bill" in made and "money.gpu_hour" not in x and life:
                 made["bill"] = _owned(made, x, [cost for _, cost in cohorts[-life:]])

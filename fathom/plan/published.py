@@ -49,8 +49,8 @@ class Place:
     """Where a figure lies among those measured.
 
     Fields: implied: tok/s per accelerator. below: measured systems that do less, of `systems`. median: of them.
-            ratio_per_flop: the median of tok/s per peak BF16 FLOP/s, over the figure's own. rows: name, tok/s, and tok/s
-            per peak BF16 TFLOP/s of each, ascending.
+            ratio_per_flop: the median of tok/s per peak BF16 FLOP/s, over the figure's own. rows: name, tok/s, tok/s
+            per peak BF16 TFLOP/s and source of each, ascending.
     """
 
     implied: Quantity

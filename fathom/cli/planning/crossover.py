@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--demand", metavar="FILE.toml", help="take the bill of a day and its growth from a demand")
     parser.add_argument("--samples", type=int, default=10_000, metavar="N", help="of the inputs (default: 10000)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default: 0)")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with the chart")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with table and chart")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="write the chart as a picture")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -41,16 +42,19 @@ def run(args: argparse.Namespace) -> int:
 
     spending = _spending(args)
     found = crossover(spending, args.samples, args.seed)
-    if args.html:
-        from fathom.plan.demandcharts import crossover_page
+    lines = list(report(spending, found))
+    if args.html or args.png:
+        from fathom.plan.figures import of_crossover
+        from fathom.plan.report import save
 
-        args.html.write_text(crossover_page(spending, found), encoding="utf-8")
+        for path in filter(None, (args.html, args.png)):
+            save(path, spending.title, [of_crossover(spending)], ["\n".join(lines)])
     if args.json:
         inputs = {name: one.quantity().to_dict() for name, one in spending.inputs.items()}
         made: dict[str, Any] = {"title": spending.title, "currency": spending.currency, "inputs": inputs}
         print(json.dumps({**made, "crossings": [one.to_dict() for one in found]}))
     else:
-        print("\n".join(report(spending, found)))
+        print("\n".join(lines))
     return 0
 
 
@@ -74,19 +78,23 @@ def _spending(args: argparse.Namespace) -> Spending:
 
 def report(spending: Spending, found: Sequence[Crossing]) -> Iterator[str]:
     """The lines of the tables that a person reads."""
-    from fathom.plan.inputs import short
+    from fathom.plan.inputs import spoken
+    from fathom.plan.report import table
 
-    yield spending.title
-    yield f"\n{'input':<26}{'value':>14}{'P10':>12}{'P90':>12}  {'unit':<10}source"
+    rows = []
     for name, one in spending.inputs.items():
-        ends = ["" if end is None else short(end) for end in (one.low, one.high)]
-        unit = one.term.unit.replace("money", spending.currency)
-        yield f"{name:<26}{short(one.value):>14}{ends[0]:>12}{ends[1]:>12}  {unit:<10}{one.tag}"
-    yield f"\n{'training counted':<30}{f'cost [{spending.currency}]':>16}{'day':>10}{'years':>8}{'P10 to P90 [days]':>24}"
+        ends = ["" if end is None else spoken(end) for end in (one.low, one.high)]
+        rows.append((name, spoken(one.value), *ends, one.term.unit.replace("money", spending.currency), one.tag))
+    yield from (spending.title, "", *table(("input", "value", "P10", "P90", "unit", "source"), rows), "")
+    rows = []
     for crossing in found:
-        days, years = ("never", "") if crossing.day is None else (short(crossing.day.value), "")
+        days, years = "never", ""
         if crossing.day is not None:
             days, years = f"{crossing.day.value:,.0f}", f"{crossing.day.value / 365:.2f}"
-        spread = "" if crossing.spread is None else f"{crossing.spread.p10:,.0f} to {crossing.spread.p90:,.0f}"
-        never = f"  never in {crossing.never:.0%} of samples" if crossing.spread and crossing.never else ""
-        yield f"{crossing.case:<30}{short(crossing.training.value):>16}{days:>10}{years:>8}{spread:>24}{never}"
+        ends = ["", ""] if crossing.spread is None else [f"{crossing.spread.p10:,.0f}", f"{crossing.spread.p90:,.0f}"]
+        if crossing.spread and crossing.never > 0.1:
+            ends[1] = f"never in {crossing.never:.0%}"
+        rows.append((crossing.case, spoken(crossing.training.value), days, years, *ends))
+    yield from table(
+        ("training counted", f"cost [{spending.currency}]", "day", "years", "P10 [days]", "P90 [days]"), rows
+    )
