@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fathom.errors import ConfigError
 from fathom.plan.quantity import Quantity
+from fathom.plan.training.inference import rates
 from fathom.plan.training.job import Job
 from fathom.plan.training.knobs import Knobs, Share, shipped
 from fathom.plan.training.search import deepseek
@@ -18,7 +19,8 @@ REASONER_HOURS = 147_000.0
 V3_ACTIVE, V3_PEAK = 36_625_618_432, 989.0  # parameters of a token with the head; TFLOPS of an H800
 REASONER_SAMPLES, REASONER_TOKENS = 804_745, 5_355.3  # kept for supervised fine-tuning, and their mean length: same
 SAMPLES_A_KEPT = 4.0  # generated for one that is kept; nothing is published
-DECODE_RATE = 14_800 / 8  # tokens a second and H800 that DeepSeek's service writes: open-infra-index, day 6
+#: Tokens a second and H800 that DeepSeek's service writes, and reads beside cache hits: open-infra-index, day 6
+SERVED = (14_800 / 8, 73_700 / 8 * (1 - 0.563))
 #: Ablations whose sizes the V3 report gives: (active parameters, tokens, runs); tables 4 and 5, section 3.3, app. B
 ABLATIONS = ((2.45e9, 1.33e12, 6), (20.9e9, 0.54e12, 2), (20.9e9, 0.578e12, 2), (20.9e9, 0.9e12, 2))
 RESEARCH_LINE = "research around it"
@@ -46,7 +48,7 @@ class Extras:
             None: as V3's.
             ablations: compute over that of the run; None: as V3's report. failed: share of the run done again.
             synthetic: tokens generated for training, cleaned: tokens read by a model that filters [tokens]; None: R1.
-            write_rate, read_rate: what a device generates and reads [tok/s]. reasoner_hours: RL of a reasoner
+            write_rate, read_rate: of a device [tok/s]; None: as served. reasoner_hours: RL of a reasoner
             [GPU-h]; None: as R1's.
     """
 
@@ -57,8 +59,8 @@ class Extras:
     failed: float = 0.0
     synthetic: float | None = None
     cleaned: float = 0.0
-    write_rate: float = DECODE_RATE
-    read_rate: float = 73_700 / 8
+    write_rate: float | None = None
+    read_rate: float | None = None
     reasoner_hours: float | None = None
 
     def __post_init__(self) -> None:
@@ -147,15 +149,19 @@ def _left_out(job: Job, run: Quantity, extras: Extras, line: _Line, given: _Give
         synthetic = REASONER_SAMPLES * REASONER_TOKENS * SAMPLES_A_KEPT
         made = f"R1: {REASONER_SAMPLES:,} samples x {SAMPLES_A_KEPT:g}"
     reasoner, note_r1 = _as_v3(job, extras.reasoner_hours, REASONER_HOURS)
-    read = extras.cleaned / extras.read_rate / 3600
+    writes, reads = SERVED if job.software.name == "hai" else rates(job.shape, job.device)
+    writes, reads = extras.write_rate or writes, extras.read_rate or reads
     return [
         line("mixture ablations", run.times(share), False, f"{share:.0%} of the run; {note}"),
         line("failed and repeated runs", run.times(extras.failed), False, f"{extras.failed:.0%} of the run, given"),
         line(
-            "synthetic data", given(synthetic / extras.write_rate / 3600, ""), False,
-            f"{made}; {extras.write_rate:,.0f} tok/s/GPU",
+            "synthetic data", given(synthetic / writes / 3600, made), False,
+            f"{made}; {writes:,.0f} tok/s/GPU",
         ),
-        line("cleaning by a model", given(read, ""), False, f"{extras.cleaned:.3g} tokens read, given"),
+        line(
+            "cleaning by a model", given(extras.cleaned / reads / 3600, "given"), False,
+            f"given: {extras.cleaned:.3g} tokens; {reads:,.0f} tok/s/GPU",
+        ),
         line("a reasoner, as R1", given(reasoner, note_r1), False, note_r1),
         line(RESEARCH_LINE, run.times(RESEARCH - 1), False, f"final runs are 1 / {RESEARCH:g} of it (Epoch AI)"),
     ]  # fmt: skip

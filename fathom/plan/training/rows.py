@@ -112,5 +112,5 @@ def framework(row: Row, device: Device, degree: Mapping[str, int]) -> tuple[int,
         name = "fused" if superchip or release >= 26.06 else "megatron"
         if superchip and "MXFP8" in row["precision"]:
             name = "graphs"
-        return micro, steps, software(name), "none"
+        return micro, steps, replace(software(name), grad_bytes=2.0), "none"  # its recipes reduce gradients in BF16
     return micro, steps, software("megatron"), "none"
