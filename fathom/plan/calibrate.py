@@ -3,7 +3,7 @@
     points = choose(config, kind, kernels)     where to measure the engine (engine/probe.py measures)
     profile = calibrated(...)                  the posterior
     predict(profile, step)                     a Quantity; decode(...), prefill(...) for the plain cases
-    drift(profile, steps)                      whether steps that were served still lie where they should
+    drift(profile, steps)                      whether steps that were served still lie where they should (drift.py)
 
 A profile is good for the machine, model, width of weights and threads that it was taken with: its kernels are that
 model's own. The file is JSON, and holds the measurements too, so that it can be judged and fitted again.
@@ -14,10 +14,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -36,8 +35,6 @@ SEQUENCES = (1, 2, 4, 8, 16, 32)
 CONTEXTS = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384)
 CHUNKS = (16, 64, 128, 256, 512)
 ROOM = 64  # positions that a measurement leaves free
-DRIFT_QUANTILE = 0.975  # both ways: of a hundred checks of a machine that has not changed, five ring
-FEWEST_STEPS = 8  # of a kind, for a judgement
 
 
 @dataclass(frozen=True)
@@ -277,68 +274,3 @@ def _by_bound(profile: Profile, work: Array) -> dict[str, float]:
     for part, share in zip(PARTS, profile.whole.shares(work)[0], strict=True):
         found[part.bound] = found.get(part.bound, 0.0) + float(share)
     return found
-
-
-# ---- drift ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Shift:
-    """Steps of one kind against their predictions. ratio: the median of measured over predicted; limit_low, limit_high:
-    between them nothing has changed. inside: the share of steps in their intervals.
-    """
-
-    kind: str
-    steps: int
-    ratio: float
-    limit_low: float
-    limit_high: float
-    inside: float
-
-    @property
-    def rings(self) -> bool:
-        return not self.limit_low <= self.ratio <= self.limit_high
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What `drift` found. few: kinds of which there were too few steps to say."""
-
-    shifts: tuple[Shift, ...]
-    few: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def rings(self) -> bool:
-        """Whether some kind of step takes longer, or shorter, than this profile allows."""
-        return any(shift.rings for shift in self.shifts)
-
-
-def drift(profile: Profile, measured: Iterable[tuple[Step, float]], *, logged: bool = True) -> Finding:
-    """Whether steps still take what the profile says.
-
-    A step alone proves nothing on a machine that does other things too, so each kind is judged by its median: it may
-    lie as far from 1 as the posterior is wide, and as its own noise moves it.
-
-    Args: measured: steps and their times [s]. logged: the times are those of a step log, not of whole steps.
-    """
-    posterior = profile.logged if logged else profile.whole
-    kinds: dict[str, list[tuple[Step, float]]] = {}
-    for step, seconds in measured:
-        if step and seconds > 0:
-            kinds.setdefault("generating" if all(g.tokens == 1 for g in step) else "with prompts", []).append(
-                (step, seconds)
-            )
-    shifts, few = [], {}
-    for name, steps in sorted(kinds.items()):
-        if len(steps) < FEWEST_STEPS:
-            few[name] = len(steps)
-            continue
-        mean, sd = posterior.log_seconds(profile.work([step for step, _ in steps]))
-        missed = np.log([seconds for _, seconds in steps]) - mean
-        middle = float(np.median(missed))
-        noise = 1.4826 * float(np.median(np.abs(missed - middle))) * math.sqrt(math.pi / 2 / len(steps))
-        allowed = student_quantile(DRIFT_QUANTILE, posterior.dof) * math.hypot(median(sd.tolist()), noise)
-        width = student_quantile((1 + COVERAGE) / 2, posterior.dof) * sd
-        inside = float(np.mean(np.abs(missed) <= width))
-        shifts.append(Shift(name, len(steps), math.exp(middle), math.exp(-allowed), math.exp(allowed), inside))
-    return Finding(tuple(shifts), few)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,6 +192,7 @@ def part_seconds(config: ModelConfig, kind: Kind, rates: Rates, step: Step) -> A
     ])  # fmt: skip
 
 
+@lru_cache(maxsize=64)
 def _head(config: ModelConfig, kind: Kind) -> tuple[float, float]:
     """(weights, bytes) of the head."""
     head = next(m for m in matrices(config) if m.name == "lm_head.weight")

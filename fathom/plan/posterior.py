@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from fathom.errors import ConfigError
 
 Array = NDArray[np.float64]
-SPREAD, SPREAD_DOF = 0.07, 4.0  # of what a sum misses, and the measurements that this guess is worth
-# For a choice of points only, what the sum itself may miss: how much, the part of that variance which is alike for steps
-# that are alike, and within how many octaves they are.
+SPREAD, SPREAD_DOF = 0.05, 4.0  # of what a sum misses, and the measurements that this guess is worth
+# For a choice of points only, what the sum itself may miss: how much, the part of that variance which is alike for
+# steps that are alike, and within how many octaves they are.
 MISSED, SHARED, REACH = 0.15, 0.8, 2.0
 ROUNDS, LARGEST_MOVE, SMALL = 200, 0.7, 1e-9  # of Newton's method on the factors
 

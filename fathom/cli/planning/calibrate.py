@@ -10,13 +10,14 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fathom.errors import ConfigError
 
 if TYPE_CHECKING:
     from fathom.model import Model
     from fathom.plan.calibrate import Point, Profile
+    from fathom.plan.drift import Comparison
     from fathom.plan.ownstep import Group
 
 NAME = "calibrate"
@@ -26,6 +27,7 @@ HELP = (
     "`fathom plan step` asks it, `fathom plan drift` holds a step log against it. Leave the machine alone meanwhile."
 )
 MOST_ROUNDS, PREPARING = 15, 0.1  # turns of all points; share of the minutes that one point's context may take
+BUSY = 0.1  # share of the processors that others may take
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure, write, print."""
     from fathom.engine import load_model
     from fathom.plan.calibrate import unseen_points, write_profile
+    from fathom.plan.drift import compare
+    from fathom.plan.report import as_json
 
     for name, least in (("minutes", 0.0), ("points", 0), ("check", -1)):
         if not getattr(args, name) > least:
@@ -61,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
         checks = take_points(model, groups, budget_s, args.seed + 1)
     if args.json:
-        compared = [row(profile, point) for point in checks]
-        print(json.dumps({"out": args.out, "profile": asdict(profile), "checks": compared, **summary(compared)}))
+        told = {"out": args.out, "profile": asdict(profile)}
+        print(json.dumps(told | ({"checks": as_json(compare(profile, checks))} if checks else {})))
     else:
         print("\n".join(report(profile, args.out, checks)))
     return 0
@@ -90,10 +94,11 @@ def take_profile(model: Model, name: str, points: int, budget_s: float, seed: in
 
 
 def take_points(model: Model, groups: Sequence[Group], budget_s: float, seed: int) -> list[Point]:
-    """Steps of the engine, measured in turns; a line for each, and one for each turn that follows."""
+    """Steps of the engine, measured in turns; a line for each, then one for each further turn."""
     from fathom.engine.limits import Step
     from fathom.engine.probe import Probe, measure
     from fathom.plan.calibrate import Point
+    from fathom.plan.drift import said
 
     steps = [Step(group.sequences, group.tokens, int(group.context)) for group in groups]
     counted = 0
@@ -102,7 +107,8 @@ def take_points(model: Model, groups: Sequence[Group], budget_s: float, seed: in
         nonlocal counted
         counted += 1
         if turn == 0:
-            _say(f"step {counted} of {len(steps)}: {words(step)} {1e3 * seconds:.3f} ms")
+            what = said(step.sequences, step.tokens)
+            _say(f"step {counted} of {len(steps)}: {what} after {step.context:,}, {1e3 * seconds:.3f} ms")
         elif counted % len(steps) == 0:
             _say(f"turn {turn + 1}")
 
@@ -110,63 +116,37 @@ def take_points(model: Model, groups: Sequence[Group], budget_s: float, seed: in
     return [Point(s.step.sequences, s.step.tokens, s.step.context, s.seconds, s.logged_s, s.samples) for s in samples]
 
 
-def words(step: Any) -> str:
-    """A step as people say it."""
-    what = f"{step.tokens} prompt tokens" if step.tokens > 1 else f"{step.sequences} sequences"
-    return f"{what} after {step.context:,.0f}"
-
-
-def row(profile: Profile, point: Point) -> dict[str, Any]:
-    """A measured step and its prediction."""
-    from fathom.plan.calibrate import predict
-
-    expected = predict(profile, point.step)
-    error = expected.value / point.seconds - 1
-    inside = (expected.low or 0.0) <= point.seconds <= (expected.high or 0.0)
-    size = {"sequences": point.sequences, "tokens": point.tokens, "context": point.context}
-    return size | {"measured_s": point.seconds, "predicted": expected.to_dict(), "error": error, "inside": inside}
-
-
-def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Median and largest error, and the share of intervals that hold what was measured; nothing of nothing."""
-    from statistics import mean, median
-
-    errors = [abs(row["error"]) for row in rows]
-    if not errors:
-        return {}
-    return {
-        "median_error": median(errors), "largest_error": max(errors), "inside_share": mean(row["inside"] for row in rows)
-    }  # fmt: skip
-
-
 def report(profile: Profile, out: str, checks: Sequence[Point]) -> Iterator[str]:
     """The lines that a person reads."""
+    from fathom.plan.drift import compare
+
     machine = profile.machine
-    yield f"{profile.model}, {profile.kind} weights, on {machine.processor}: {machine.threads} threads, {machine.kernels}"
-    yield f"{len(profile.kernels)} kernels and {len(profile.points)} steps measured; a fit misses {profile.whole.spread:.1%}"
-    if profile.others_share > 0.1:
+    where = f"{machine.processor}: {machine.threads} threads, {machine.kernels} kernels"
+    yield f"{profile.model}, {profile.kind} weights, on {where}"
+    yield f"{len(profile.kernels)} kernels and {len(profile.points)} steps; a fit misses {profile.whole.spread:.1%}"
+    if profile.others_share > BUSY:
         yield f"others took {profile.others_share:.0%} of the processors meanwhile: calibrate again on a calm machine"
-    for title, points in (("steps it was fitted to", profile.points), ("steps it had not seen", checks)):
+    for title, points in (("fitted to", profile.points), ("unseen", checks)):
         if points:
             yield ""
-            yield from table(title, [row(profile, point) for point in points])
-    yield ""
-    yield f"written to {out}"
+            yield from compared(title, compare(profile, points))
+    yield f"\nwritten to {out}"
 
 
-def table(title: str, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+def compared(title: str, found: Comparison) -> Iterator[str]:
     """Measured beside predicted."""
-    yield f"{title:<26}{'context':>10}{'measured ms':>14}{'predicted ms':>14}{'80 % interval':>20}{'error':>9}"
-    for r in rows:
-        what = f"{r['tokens']} prompt tokens" if r["tokens"] > 1 else f"{r['sequences']} sequences"
-        p = r["predicted"]
-        interval = f"{1e3 * p['low']:.3f} to {1e3 * p['high']:.3f}"
-        yield (
-            f"  {what:<24}{r['context']:>10,}{1e3 * r['measured_s']:>14,.3f}{1e3 * p['value']:>14,.3f}"
-            f"{interval:>20}{r['error']:>+9.1%}"
+    from fathom.plan.report import table
+
+    head = (title, "context [tokens]", "measured [ms]", "predicted [ms]", "80 % interval [ms]", "error")
+    yield from table(head, [
+        (
+            row.words, f"{row.context:,}", f"{1e3 * row.measured.value:,.3f}", f"{1e3 * row.predicted.value:,.3f}",
+            f"{1e3 * (row.predicted.low or 0):,.3f} to {1e3 * (row.predicted.high or 0):,.3f}", f"{row.error:+.1%}",
         )
-    s = summary(rows)
-    yield f"  median error {s['median_error']:.1%}, largest {s['largest_error']:.1%}; {s['inside_share']:.0%} in their interval"
+        for row in found.rows
+    ])  # fmt: skip
+    inside = f"{found.inside_share:.0%} in their interval"
+    yield f"  median error {found.median_error:.1%}, largest {found.largest_error:.1%}; {inside}"
 
 
 def _say(line: str) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from fathom.errors import InputError
 
 if TYPE_CHECKING:
-    from fathom.plan.calibrate import Finding, Profile
+    from fathom.plan.calibrate import Profile
+    from fathom.plan.drift import Finding
     from fathom.plan.ownstep import Step
 
 NAME = "drift"
@@ -33,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compare and print; 1 if it drifted."""
     from fathom.engine.record import read_header
-    from fathom.plan.calibrate import drift, read_profile
+    from fathom.plan.calibrate import read_profile
+    from fathom.plan.drift import drift
 
     profile, header = read_profile(Path(args.profile)), read_header(args.log)
     for what, logged, known in (("model", header.config, profile.digest), ("weights", header.kind, profile.kind)):
@@ -67,16 +69,19 @@ def steps(log: str, left_out: list[int]) -> Iterator[tuple[Step, float]]:
 
 def report(profile: Profile, found: Finding, left_out: int) -> Iterator[str]:
     """The lines that a person reads."""
+    from fathom.plan.report import table
+
     yield f"against {profile.model} on {profile.machine.processor}, {profile.created[:10]}"
-    yield f"{'steps':<20}{'number':>10}{'measured/predicted':>22}{'unchanged within':>20}{'in their interval':>20}"
-    for shift in found.shifts:
-        limits = f"{shift.limit_low:.2f} to {shift.limit_high:.2f}"
-        yield (
-            f"{shift.kind:<20}{shift.steps:>10,}{shift.ratio:>22.2f}{limits:>20}{shift.inside:>20.0%}"
-            f"{'  DRIFTED' if shift.rings else ''}"
+    head = ("steps", "number", "measured/predicted", "unchanged within", "in their interval", "")
+    yield from table(head, [
+        (
+            shift.kind, shift.steps, f"{shift.ratio:.2f}", f"{shift.limit_low:.2f} to {shift.limit_high:.2f}",
+            f"{shift.inside:.0%}", "DRIFTED" if shift.rings else "",
         )
+        for shift in found.shifts
+    ])  # fmt: skip
     for name, number in found.few.items():
-        yield f"{name:<20}{number:>10,}  too few to say"
+        yield f"  {name}: {number:,}, too few to say"
     if left_out:
-        yield f"{left_out:,} steps guessed tokens or moved pages, which a profile does not cover"
+        yield f"  {left_out:,} others guessed tokens or moved pages, which a profile does not cover"
     yield "drifted: calibrate again" if found.rings else "no drift"
