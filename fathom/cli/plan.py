@@ -9,7 +9,7 @@ from typing import Any
 NAME = "plan"
 HELP = (
     "Size a model before anything is bought: by arithmetic on its configuration and published measurements, with the "
-    "error of each prediction. Loads no weights."
+    "error of each prediction. Only `calibrate` loads weights, and measures."
 )
 WORKS = ("calibrate", "crossover", "demand", "deploy", "drift", "step", "train")
 
