@@ -99,7 +99,7 @@ def hours(job: Job, tokens: float, knobs: Knobs | None = None) -> Quantity:
     if not tokens > 0:
         raise ConfigError(f"tokens is {tokens:g}; it must be above 0, such as 14.8T.")
     knobs = knobs or shipped()
-    return quantity(tokens / rate(job) / 3600, "GPU-h", knobs.step, "steps, without restarts", step(job).bound, -1)
+    return quantity(tokens / rate(job) / 3600, "GPU-h", knobs.of(job), "steps, without restarts", step(job).bound, -1)
 
 
 def bill(job: Job, tokens: float, extras: Extras, knobs: Knobs | None = None) -> list[Line]:
@@ -119,7 +119,7 @@ def bill(job: Job, tokens: float, extras: Extras, knobs: Knobs | None = None) ->
 
     lines = [line("pre-training", run, True, f"{tokens / 1e12:g}T tokens")]
     if extras.extension and job.software.name == "hai":
-        extended = quantity(extension_hours(job), "GPU-h", knobs.step, "two phases of 1,000 steps", "", -1)
+        extended = quantity(extension_hours(job), "GPU-h", knobs.of(job), "two phases of 1,000 steps", "", -1)
         lines.append(line("context extension", extended, True, "to 32K and 128K, as V3"))
     time, note = _as_v3(job, extras.post_hours, POST_HOURS)
     lines.append(line("post-training", given(time, note), True, note))

@@ -11,7 +11,7 @@ from fathom.plan.shape import Block, Matrix
 from fathom.plan.training import reach
 from fathom.plan.training.job import Job, attention_pairs_flops
 
-#: Windows and learned sinks come as a mask: every pair is computed, and by older kernels. Inferred from what the figures
+#: Windows and learned sinks come as a mask: every pair is computed, by older kernels. Inferred from what the figures
 #: of Megatron-Bridge for gpt-oss lack, the same 20 to 26 us a token on B200 and B300, in BF16 and FP8.
 MASKED = ("gpt_oss",)
 Parts = defaultdict[str, float]  # seconds by what they are for

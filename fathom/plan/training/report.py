@@ -31,7 +31,7 @@ class Plan:
     @property
     def quantities(self) -> dict[str, Quantity]:
         """What the table's middle says, by name."""
-        job, share = self.job, self.knobs.step
+        job, share = self.job, self.knobs.of(self.job)
         speed, peak = rate(job), job.device.bf16_tflops * 1e12
         wide = job.device.peak("fp8" if job.precision == "fp8" else "bf16")
         bound = self.step.bound

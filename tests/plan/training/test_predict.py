@@ -66,8 +66,8 @@ def test_shares_move_speeds_up_and_times_down() -> None:
 
 
 def test_a_row_gives_its_knob_a_ratio_of_speeds() -> None:
-    found = computed(TITAN | {"parallelism": "FSDP", "precision": "BF16", "value": "5762"})
-    assert found is not None and found[0] == "step" and 0.5 < found[1] / found[2] < 1.2
+    found = computed(TITAN | {"parallelism": "FSDP", "precision": "BF16", "value": "5762", "group": "a"})
+    assert found is not None and found[0] == "step" and 0.5 < found[1].value < 1.2 and not found[1].experts
     assert computed(V3 | {"metric": "total_cost", "unit": "USD", "value": "1"}) is None
 
 
