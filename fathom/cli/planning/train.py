@@ -90,7 +90,7 @@ def axes(text: str) -> dict[str, int]:
     found = dict.fromkeys(AXES, 1)
     for part in filter(None, re.split(r"[,\s]+", text.lower())):
         match = re.fullmatch(r"([a-z]+)(\d+)", part)
-        if match is None or match[1] not in AXES:
+        if match is None or match[1] not in AXES or not int(match[2]):
             raise ConfigError(f"layout: {part!r} is none of {', '.join(AXES)} with a number; write it like pp16,ep64.")
         found[match[1]] = int(match[2])
     return found

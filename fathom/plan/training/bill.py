@@ -133,7 +133,7 @@ def _as_v3(job: Job, said: float | None, published: float) -> tuple[float, str]:
     if job.software.name == "hai":
         return published, f"published: {published / 1e3:,.0f}K H800-hours"
     scale = job.shape.activated / V3_ACTIVE * V3_PEAK / job.device.bf16_tflops
-    return published * scale, f"inferred: {published / 1e3:,.0f}K H800-hours of V3, by active parameters and peak"
+    return published * scale, f"inferred: {published / 1e3:,.0f}K H800-hours, by active parameters and peak"
 
 
 def _left_out(job: Job, run: Quantity, extras: Extras, line: _Line, given: _Given) -> list[Line]:

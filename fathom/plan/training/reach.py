@@ -8,7 +8,6 @@ from functools import lru_cache
 from fathom.plan import kernels
 from fathom.plan.hardware import Device
 
-TENSOR_MEMORY = 1.11  # FP8 over BF16 share of peak, against Hopper: B200, B300 and GB200 measured 1.07 to 1.12
 MEMORY = 0.75  # of the bandwidth, by kernels that read and write once
 #: of the BF16 peak, forward and backward, heads of 128. 2: FlashAttention-2 (arXiv:2307.08691 on A100; a third of the
 #: peak on H100, arXiv:2407.08608); 3: FlashAttention-3 and cuDNN, and in DeepSeek's profile 0.56 and 0.48.
@@ -21,24 +20,17 @@ NETWORK = 0.85  # of a network card (DeepEP: 43 to 58 of 50 GB/s)
 
 
 def product(device: Device, m: float, n: float, k: float, kind: str, copies: float = 1.0) -> float:
-    """Seconds of `copies` products of m x k with k x n at once [s]."""
-    constants = _constants(device, kind)
+    """Seconds of `copies` products of m x k with k x n at once, in a run of days [s]."""
     if copies == 1.0:
-        return kernels.gemm(device, m, n, k, kind, constants)
-    return kernels.grouped_gemm(device, copies, copies * m, n, k, kind, even=True, reach=constants)
+        return kernels.gemm(device, m, n, k, kind, sustained())
+    return kernels.grouped_gemm(device, copies, copies * m, n, k, kind, even=True, reach=sustained())
 
 
-@lru_cache(maxsize=64)
-def _constants(device: Device, kind: str) -> kernels.Reach:
-    """The laws' constants. Blackwell keeps sums in tensor memory: its FP8 reaches more of its peak than Hopper's."""
+@lru_cache(maxsize=1)
+def sustained() -> kernels.Reach:
+    """The laws' constants without what short products gain before the clock falls."""
     constants = kernels.shipped()
-    if kind != "fp8" or device.fp4_tflops is None or device.fp8_tflops is None:
-        return constants
-    gain = TENSOR_MEMORY
-    if device.matmul_fp8_tflops and device.matmul_bf16_tflops:
-        fp8, bf16 = device.matmul_fp8_tflops / device.fp8_tflops, device.matmul_bf16_tflops / device.bf16_tflops
-        gain = fp8 / bf16 * kernels.HOPPER_MATMUL / kernels.HOPPER_MATMUL_FP8
-    return replace(constants, product_share=constants.product_share * gain)
+    return replace(constants, wide_share=min(1.0, constants.wide_share))
 
 
 def memory_rate(device: Device) -> float:

@@ -97,16 +97,21 @@ def layout(one: Plan) -> str:
     if cut.pp > 1:
         said.append(job.schedule + (f" of {job.chunks} chunks" if job.chunks > 1 else ""))
     said += [f"ZeRO-{job.zero}", f"recompute {job.recompute}", f"software {job.software.name}"]
-    said.append(f"{job.batch:,} x {job.seq:,} tokens a step in {job.micro_batches} micro-batches")
     return ", ".join(said)
+
+
+def batch(one: Plan) -> str:
+    """What a step reads, in a line."""
+    job = one.job
+    count = f"{job.micro_batches} micro-batch{'es' if job.micro_batches > 1 else ''}"
+    return f"{job.batch:,} sequences of {job.seq:,} tokens a step, {count} on a rank"
 
 
 def table(one: Plan) -> Iterator[str]:
     """The lines that a person reads, at most 120 wide."""
     yield title(one)
-    yield f"  {layout(one)}"
-    if one.why:
-        yield f"  {one.why}"
+    yield f"  {layout(one)}{f': {one.why}' if one.why else ''}"
+    yield f"  {batch(one)}"
     share = one.knobs.step.value
     yield ""
     yield f"  {'a step':<32}{'s':>10}{'share':>9}"
@@ -147,7 +152,7 @@ def to_dict(one: Plan) -> dict[str, Any]:
     hours_in_all, usd_in_all = one.totals
     share = one.knobs.step.value
     return {
-        "title": title(one), "layout": layout(one), "why": one.why,
+        "title": title(one), "layout": layout(one), "batch": batch(one), "why": one.why,
         "parts": {part: Quantity(s / share, "s", "part of a step").to_dict() for part, s in one.step.parts.items()},
         "memory": {part: Quantity(b, "B", "of the fullest rank").to_dict() for part, b in one.memory.items()},
         **{name: said.to_dict() for name, said in one.quantities.items()},

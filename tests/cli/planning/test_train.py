@@ -36,6 +36,7 @@ def test_the_table_says_what_the_headline_leaves_out(capsys: pytest.CaptureFixtu
     [
         (["--layout", "pp17"], "does not divide"),
         (["--layout", "zz4"], "none of pp"),
+        (["--layout", "pp0"], "none of pp"),
         (["--gpus", "0"], "at least 1"),
         (["--gpus", "8"], "use"),
         (["--gpu", "h900"], "not known"),
