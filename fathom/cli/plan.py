@@ -11,7 +11,7 @@ HELP = (
     "Size a model before anything is bought: by arithmetic on its configuration and published measurements, with the "
     "error of each prediction. Loads no weights."
 )
-WORKS = ("deploy", "train", "demand", "crossover")
+WORKS = ("deploy", "train", "demand", "crossover", "think", "scaling")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
