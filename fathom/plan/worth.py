@@ -54,8 +54,8 @@ class Worth:
     """The three places, and the best of those that compare.
 
     Fields: training, answers: the bill, by its two parts. money: one per cent of it. thinking: of an answer today.
-            best: name of an option; measure: by what it is best. break_even: answers in the model's life below which longer thought is the better buy;
-            None: cannot be said.
+            best: name of an option; measure: by what it is best. break_even: answers in the model's life below
+            which longer thought is the better buy; None: cannot be said.
     """
 
     training: Quantity
