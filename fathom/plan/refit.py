@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ WIDE, ADDED, NOISE = 0.7, 0.25, 0.12
 HUBER = 0.6  # beyond, a residual counts linearly
 KINDS = ("family", "engine", "device")
 
-Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def toml(knobs: Knobs) -> str:
         "# Knobs of the serving model: written by `fathom plan validate --refit`, from data/measured.csv. Logarithms.",
         f"layer = {knobs.layer}    # time of a layer of a decode step: {math.exp(knobs.layer) * 1e6:.0f} us",
         f"memory = {knobs.memory}  # share of the memory bandwidth: {math.exp(knobs.memory):.2f}",
-        f"prompt = {knobs.prompt}  # prompts between decode steps, times what kernels take: {math.exp(knobs.prompt):.2f}",
+        f"prompt = {knobs.prompt}  # prompts, over what kernels take: {math.exp(knobs.prompt):.2f}",
     ]
     for title, table in (("ttft", knobs.ttft), ("spread", knobs.spread)):
         lines += ["", f"[{title}]", *(f"{name} = {value}" for name, value in sorted(table.items()))]

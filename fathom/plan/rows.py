@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from fathom.errors import ConfigError
 from fathom.layout import Layout
@@ -128,7 +129,13 @@ def _case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
         overlap="tbo" in words(row) or "dbo" in words(row) or "overlap" in words(row), redundant=redundant(row, shape),
         balancedness=1.0 if "balanced routing" in conditions else None,
     )  # fmt: skip
-    made = {"id": row["id"], "group": row["group"], "metric": row["metric"], "unit": unit, "value": number}
+    made: dict[str, Any] = {
+        "id": row["id"],
+        "group": row["group"],
+        "metric": row["metric"],
+        "unit": unit,
+        "value": number,
+    }
     spread = _replicas(row["parallelism"], base)
     if spread is not None:
         reads, decodes, replicas = spread
@@ -150,7 +157,7 @@ def _case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
 
 
 def _large(
-    row: Mapping[str, str], setup: Setup, made: dict[str, object], prompt: float, output: float, count: int
+    row: Mapping[str, str], setup: Setup, made: dict[str, Any], prompt: float, output: float, count: int
 ) -> Case | Refusal:
     """Rows of prefill and decode apart."""
     way = "prefill" if row["kind"] == "serving_prefill" else "decode"
@@ -165,7 +172,7 @@ def _large(
     if found := re.search(r"(\d+)-(\d+) tok/s(?:/user| per user)", row["conditions"].lower()):
         limit = 2.0 / (float(found[1]) + float(found[2]))
     return Case(**made, way=way, setup=setup, prompt=prompt, output=output, concurrency=each * setup.layout.dp,
-                devices=count, limit_s=limit, cached=_hits(row))  # type: ignore[arg-type]  # fmt: skip
+                devices=count, limit_s=limit, cached=_hits(row))  # fmt: skip
 
 
 def _hits(row: Mapping[str, str]) -> float:
