@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from fathom.errors import ConfigError
 from fathom.plan.quantity import Quantity
+from fathom.plan.rows import Refusal
 from fathom.plan.training.bill import POST_HOURS, extension_hours, quantity, rate
 from fathom.plan.training.job import Job
 from fathom.plan.training.knobs import Knobs, Ratio, Share, shipped
@@ -23,7 +24,15 @@ FITTED = {
 NONCAUSAL = ("foundry", "nanochat", "verl")  # their MFU counts every pair of tokens
 
 
-def predict_training(row: Row, knobs: Knobs | None = None) -> Quantity:
+def predict_training(row: Row, knobs: Knobs | None = None) -> Quantity | Refusal:
+    """The metric of a row, or why it is not predicted; see `predicted`."""
+    try:
+        return predicted(row, knobs)
+    except ConfigError as error:
+        return Refusal(str(error))
+
+
+def predicted(row: Row, knobs: Knobs | None = None) -> Quantity:
     """The metric of a row of kind "training", or of a "peak_train_memory", from its description.
 
     Args:   knobs: the fitted shares; those that are shipped unless given.
@@ -45,7 +54,7 @@ def computed(row: Row) -> tuple[str, Ratio] | None:
     power, name = FITTED.get(row["metric"], (0, ""))
     if not power:
         return None
-    ratio = float(row["value"]) / predict_training(row, Knobs(bare, bare)).value
+    ratio = float(row["value"]) / predicted(row, Knobs(bare, bare)).value
     return name, Ratio(row["group"], ratio**power, job_of(row).shape.moe is not None)
 
 
