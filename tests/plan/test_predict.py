@@ -15,9 +15,13 @@ CATALOGUE = Catalogue.read()
 
 @pytest.mark.parametrize(
     ("change", "unit"),
-    [({}, "ms"), ({"metric": "ttft"}, "ms"), ({"metric": "output_tokens_per_s_per_gpu", "unit": "tok/s/GPU"}, "tok/s/GPU"),
-     ({"metric": "tpot", "unit": "s"}, "s")],
-)  # fmt: skip
+    [
+        ({}, "ms"),
+        ({"metric": "ttft"}, "ms"),
+        ({"metric": "output_tokens_per_s_per_gpu", "unit": "tok/s/GPU"}, "tok/s/GPU"),
+        ({"metric": "tpot", "unit": "s"}, "s"),
+    ],
+)
 def test_a_time_or_a_rate_in_the_unit_of_the_row(change: dict[str, str], unit: str) -> None:
     found = predict_serving(ROW | change, CATALOGUE)
     assert isinstance(found, Quantity) and found.unit == unit
@@ -31,14 +35,30 @@ def test_seconds_are_milliseconds() -> None:
 
 
 def test_a_model_that_does_not_fit_is_refused() -> None:
-    row = ROW | {"batch": "offline max", "n_gpus": "1", "hardware": "h100", "parallelism": "TP1",
-                 "metric": "output_tokens_per_s_per_gpu", "unit": "tok/s/GPU", "precision": "fp8"}  # fmt: skip
+    row = ROW | {
+        "batch": "offline max",
+        "n_gpus": "1",
+        "hardware": "h100",
+        "parallelism": "TP1",
+        "metric": "output_tokens_per_s_per_gpu",
+        "unit": "tok/s/GPU",
+        "precision": "fp8",
+    }
     found = predict_serving(row, CATALOGUE)
     assert isinstance(found, Refusal) and "does not fit" in found.reason
 
 
 def test_the_weights_of_the_released_checkpoint() -> None:
-    row = ROW | {"kind": "memory", "metric": "weight_bytes", "unit": "bytes", "parallelism": "", "batch": "",
-                 "hardware": "h200", "n_gpus": "1", "precision": "FP8", "conditions": ""}  # fmt: skip
+    row = ROW | {
+        "kind": "memory",
+        "metric": "weight_bytes",
+        "unit": "bytes",
+        "parallelism": "",
+        "batch": "",
+        "hardware": "h200",
+        "n_gpus": "1",
+        "precision": "FP8",
+        "conditions": "",
+    }
     found = predict_memory(row, CATALOGUE)
     assert isinstance(found, Quantity) and found.value == pytest.approx(688.6e9, rel=0.01)

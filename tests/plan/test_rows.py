@@ -13,11 +13,23 @@ from fathom.plan.rows import Case, Refusal, case, layout, lengths, model, normal
 CATALOGUE = Catalogue.read()
 R1 = families.find("deepseek-r1")
 ROW = {
-    "id": "x", "kind": "serving_mixed", "system": "sglang agg", "model": "DeepSeek-R1-0528 (listed as V3)",
-    "hardware": "b200_sxm", "n_gpus": "8", "parallelism": "TP8 EP8", "precision": "fp4", "input_len": "1024",
-    "output_len": "8192", "batch": "conc 64", "metric": "tpot", "value": "12.5", "unit": "ms", "group": "g",
+    "id": "x",
+    "kind": "serving_mixed",
+    "system": "sglang agg",
+    "model": "DeepSeek-R1-0528 (listed as V3)",
+    "hardware": "b200_sxm",
+    "n_gpus": "8",
+    "parallelism": "TP8 EP8",
+    "precision": "fp4",
+    "input_len": "1024",
+    "output_len": "8192",
+    "batch": "conc 64",
+    "metric": "tpot",
+    "value": "12.5",
+    "unit": "ms",
+    "group": "g",
     "conditions": "concurrency 64; random prompts, lengths uniform in [0.8,1.0]x nominal; no MTP",
-}  # fmt: skip
+}
 
 
 def test_a_run_of_inferencex() -> None:
@@ -39,12 +51,18 @@ def test_replicas_that_read_and_that_decode() -> None:
 @pytest.mark.parametrize(
     ("text", "count", "expected"),
     [
-        ("TP8", 8, Layout(tp=8)), ("TP4 EP4", 4, Layout(tp=4, ep=4)), ("DEP8 (attn DP)", 8, Layout(dp=8, ep=8)),
-        ("EP144 DP144, 18 nodes/unit", 144, Layout(dp=144, ep=144)), ("EP128 TP1 DBO", 128, Layout(dp=128, ep=128)),
-        ("EP320 (dies)", 160, Layout(dp=160, ep=160)), ("TP16 + DP attention", 16, Layout(dp=16)),
-        ("P: 4 ranks, D: EP48", 4, Layout(dp=4, ep=4)), ("TP1", 1, Layout()), ("EP2", 2, Layout(dp=2, ep=2)),
+        ("TP8", 8, Layout(tp=8)),
+        ("TP4 EP4", 4, Layout(tp=4, ep=4)),
+        ("DEP8 (attn DP)", 8, Layout(dp=8, ep=8)),
+        ("EP144 DP144, 18 nodes/unit", 144, Layout(dp=144, ep=144)),
+        ("EP128 TP1 DBO", 128, Layout(dp=128, ep=128)),
+        ("EP320 (dies)", 160, Layout(dp=160, ep=160)),
+        ("TP16 + DP attention", 16, Layout(dp=16)),
+        ("P: 4 ranks, D: EP48", 4, Layout(dp=4, ep=4)),
+        ("TP1", 1, Layout()),
+        ("EP2", 2, Layout(dp=2, ep=2)),
     ],
-)  # fmt: skip
+)
 def test_layouts(text: str, count: int, expected: Layout) -> None:
     assert layout(text, count, R1) == expected
 
@@ -56,9 +74,14 @@ def test_a_layout_that_is_not_understood() -> None:
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [({"model": "Skynet-9B"}, "Skynet"), ({"hardware": "abacus"}, "abacus"), ({"batch": "conc many"}, "conc 64"),
-     ({"hardware": "8x L20 + Xeon Gold 6454S"}, "two kinds"), ({"model": "DeepSeek-V3.2 (DSA)"}, "DSA")],
-)  # fmt: skip
+    [
+        ({"model": "Skynet-9B"}, "Skynet"),
+        ({"hardware": "abacus"}, "abacus"),
+        ({"batch": "conc many"}, "conc 64"),
+        ({"hardware": "8x L20 + Xeon Gold 6454S"}, "two kinds"),
+        ({"model": "DeepSeek-V3.2 (DSA)"}, "DSA"),
+    ],
+)
 def test_refusals_say_why(change: dict[str, str], reason: str) -> None:
     found = case(ROW | change, CATALOGUE)
     assert isinstance(found, Refusal) and reason in found.reason
@@ -66,9 +89,15 @@ def test_refusals_say_why(change: dict[str, str], reason: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "preset"),
-    [("DeepSeek-V3/R1 671B-A37B", "deepseek-r1"), ("Llama-3.3-70B", "llama-3.1-70b"),
-     ("llama2-70b-99.9", "llama-2-70b"), ("GPT OSS 120B", "gpt-oss-120b"), ("Kimi-K2.5", "kimi-k2"), ("Qwen3 235B a22B", "qwen3-235b-a22b")],
-)  # fmt: skip
+    [
+        ("DeepSeek-V3/R1 671B-A37B", "deepseek-r1"),
+        ("Llama-3.3-70B", "llama-3.1-70b"),
+        ("llama2-70b-99.9", "llama-2-70b"),
+        ("GPT OSS 120B", "gpt-oss-120b"),
+        ("Kimi-K2.5", "kimi-k2"),
+        ("Qwen3 235B a22B", "qwen3-235b-a22b"),
+    ],
+)
 def test_names_of_models(name: str, preset: str) -> None:
     assert model(name).name == preset
 

@@ -48,9 +48,14 @@ def test_a_row_left_out_is_predicted_without_its_group(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "no column"), ("id,kind\n1,2\n", "no column"), (",".join(COLUMNS) + "\n", "no rows"),
-     (",".join(COLUMNS) + "\n" + "x," * 12 + "much,ms,,g\n", "line 2"), (",".join(COLUMNS) + "\n" + "x," * 12 + "nan,ms,,g\n", "nan")],
-)  # fmt: skip
+    [
+        ("", "no column"),
+        ("id,kind\n1,2\n", "no column"),
+        (",".join(COLUMNS) + "\n", "no rows"),
+        (",".join(COLUMNS) + "\n" + "x," * 12 + "much,ms,,g\n", "line 2"),
+        (",".join(COLUMNS) + "\n" + "x," * 12 + "nan,ms,,g\n", "nan"),
+    ],
+)
 def test_files_that_cannot_be_read(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "rows.csv"
     file.write_text(text)

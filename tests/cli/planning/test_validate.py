@@ -27,7 +27,7 @@ def test_tables_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_knobs_are_written_where_one_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
         ROW
-        | {"id": f"{metric} {n}", "group": f"g{n % 3}", "batch": f"conc {n}", "metric": metric, "value": str(10 + n)}
+        | {"id": f"{metric} {n}", "group": f"g{n % 3}", "batch": f"conc {n}", "metric": metric, "value": f"{10 + n}"}
         for metric in ("tpot", "ttft")
         for n in range(1, 10)
     ]
