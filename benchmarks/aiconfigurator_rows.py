@@ -1,7 +1,7 @@
 """Asks aiconfigurator for measured runs, in a Python that has it: JSON lines in, JSON lines out (see planners.py).
 
-    in:  {"id", "model", "precision", "system", "backend", "isl", "osl", "concurrency", "tp", "dp", "ep"}
-    out: {"id", "tpot_ms", "ttft_ms"}, or {"id", "error"}
+in:  {"id", "model", "precision", "system", "backend", "isl", "osl", "concurrency", "tp", "dp", "ep"}
+out: {"id", "tpot_ms", "ttft_ms"}, or {"id", "error"}
 """
 
 from __future__ import annotations
