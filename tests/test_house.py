@@ -252,7 +252,8 @@ def loaded_after(statement: str) -> set[str]:
 
 def test_thinking_half_loads_no_torch() -> None:
     modules = [*contract("The thinking half imports no torch")["source_modules"], *front_modules(), "fathom"]
-    modules += [f"fathom.cli.{path.stem}" for path in sources("fathom/cli") if path.stem != "__init__"]
+    commands = [path.relative_to(ROOT) for path in sources("fathom/cli") if path.stem != "__init__"]
+    modules += [".".join(path.with_suffix("").parts) for path in commands]
     loaded = loaded_after("\n".join(f"import {module}" for module in modules))
     assert loaded & {"torch", "triton", "transformers"} == set()
 

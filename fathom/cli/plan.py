@@ -11,7 +11,7 @@ HELP = (
     "Size a model before anything is bought: by arithmetic on its configuration and published measurements, with the "
     "error of each prediction. Loads no weights."
 )
-WORKS = ("deploy",)
+WORKS = ("deploy", "train", "demand", "crossover")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,8 +23,9 @@ class Device:
 
     Fields: *_tflops, int8_tops: dense peak [1e12/s]. matmul_*: what a large product reaches. memory_gb [1e9 B],
             memory_tbs [1e12 B/s]. link_gbs: to the link_world devices of its scale-up domain, one direction [1e9 B/s].
-            network_gbs: beyond them, per device. utility_kw: drawn from the grid, cooling and host included. *_usd_h:
-            per device [USD/h]. grade: A read at its source, B partly, C recalled.
+            network_gbs: beyond them, per device. cores: that work side by side (SMs, CUs, CPU cores). utility_kw:
+            drawn from the grid, cooling and host included. *_usd_h: per device [USD/h]. grade: A read at its source, B
+            partly, C recalled.
     """
 
     title: str
@@ -41,6 +42,7 @@ class Device:
     matmul_fp8_tflops: float | None = None
     link_gbs: float | None = None
     link_world: int = 1
+    cores: int | None = None
     network_gbs: float | None = None
     pcie_gbs: float | None = None
     tdp_w: float | None = None
@@ -62,6 +64,9 @@ class Device:
             value = getattr(self, one.name)
             if isinstance(value, (int, float)) and not value > 0:
                 raise ConfigError(f"device {self.name}: {one.name} is {value}; it must be above 0, or left out.")
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.bf16_tflops, self.memory_tbs))  # few of many fields: laws keep facts by device
 
     @property
     def memory_bytes(self) -> float:

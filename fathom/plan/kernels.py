@@ -1,0 +1,219 @@
+"""What kernels reach on a device: seconds of products, attention and passes over memory, by small laws.
+
+    gemm, grouped_gemm                 tiles in waves over cores, joined with the bytes by a smooth maximum
+    mla_decode, attention_decode       a smooth maximum of compute and memory, after a fixed start
+    attention_prefill, elementwise     a share of the peak, after a fixed start
+
+Collectives: exchange.py. The constants stand in data/kernels.toml, fitted to measured kernels of H800 and H20; other
+devices come by their peaks, cores and what a large product reaches there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from fathom.config import build, read_toml
+from fathom.errors import ConfigError
+from fathom.plan.hardware import Device
+from fathom.plan.precision import precision
+from fathom.plan.shape import Attention
+
+FILE = Path(__file__).parent / "data" / "kernels.toml"
+Cache = Literal["bf16", "fp8"]
+
+TILE = 128  # columns and rows of a large tile, and bytes along the inner dimension in one of its steps
+NARROW = (32, 64, 96, 128)  # widths of tiles that kernels choose from
+COMMON_CORES = 132  # of a device that does not say
+#: MAMF, stas00/ml-engineering: the share of the BF16 and FP8 peak that the best product reaches on a Hopper GPU.
+HOPPER_MATMUL, HOPPER_MATMUL_FP8 = 794.5 / 989, 1402.6 / 1979
+COMMON_MATMUL = 0.74  # median over the devices that were measured
+#: FlashMLA stores 512 FP8 values, 4 FP32 scales and 64 BF16 values of a token.
+FP8_CACHE_VALUE_BYTES = 656 / 576
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The constants of the laws, as data/kernels.toml describes them. spread: half of an 80 % interval, relative."""
+
+    launch_us: float
+    step_ns: float
+    tile_us: float
+    product_share: float
+    memory_share: float
+    product_blend: float
+    decode_launch_us: float
+    decode_share: float
+    decode_memory_share: float
+    decode_blend: float
+    prefill_launch_us: float
+    prefill_share: float
+    backward_share: float
+    elementwise_launch_us: float
+    elementwise_share: float
+    network_share: float
+    link_share: float
+    direct_us: float
+    pipelined_us: float
+    sum_us: float
+    sum_hop_us: float
+    sum_network_us: float
+    spread: dict[str, float] = field(default_factory=dict)
+
+
+@lru_cache(maxsize=1)
+def shipped() -> Reach:
+    """The constants that come with the package."""
+    return build(Reach, read_toml(FILE), str(FILE))
+
+
+@lru_cache(maxsize=256)
+def matmul_share(device: Device) -> float:
+    """What the best large product reaches there, as a share of the BF16 peak; of FP8 where only that was measured."""
+    if device.matmul_bf16_tflops:
+        return min(1.0, device.matmul_bf16_tflops / device.bf16_tflops)
+    if device.matmul_fp8_tflops and device.fp8_tflops:
+        return min(1.0, device.matmul_fp8_tflops / device.fp8_tflops * HOPPER_MATMUL / HOPPER_MATMUL_FP8)
+    return COMMON_MATMUL
+
+
+@lru_cache(maxsize=1024)
+def _rate(device: Device, name: str, share: float) -> tuple[float, float, float]:
+    """(FLOP/s of the inner loop of one core, bytes of a weight, bytes of an activation) at a precision."""
+    kind = precision(name)
+    wide = HOPPER_MATMUL / HOPPER_MATMUL_FP8 if kind.peak == "bf16" else 1.0
+    reached = min(0.98, share * wide * matmul_share(device) / HOPPER_MATMUL)
+    cores = device.cores or COMMON_CORES
+    activation = {"bf16": 2.0, "fp4": 0.5 + 1 / 16}.get(kind.peak, 1.0)
+    return device.peak(kind.peak) * reached / cores, kind.weight_bytes, activation
+
+
+def blend(compute: float, memory: float, exponent: float) -> float:
+    """A smooth maximum of two times [s]."""
+    high, low = (compute, memory) if compute > memory else (memory, compute)
+    return high * (1.0 + (low / high) ** exponent) ** (1.0 / exponent) if high > 0 else 0.0
+
+
+def gemm(device: Device, m: float, n: float, k: float, precision: str = "fp8", reach: Reach | None = None) -> float:
+    """Seconds of a product of m x k activations with n x k weights.
+
+    Args: precision: of the weights, a name of precision.py.
+    """
+    if not (m > 0 and n > 0 and k > 0):
+        raise ConfigError(f"a product of {m:g} x {k:g} with {n:g} x {k:g}; each must be above 0.")
+    return _tiles(device, 1.0, math.ceil(m / (TILE if m > TILE / 2 else TILE / 2)), m, n, k, precision, reach)
+
+
+def grouped_gemm(
+    device: Device, experts: float, rows: float, n: float, k: float, precision: str = "fp8", *, even: bool = False,
+    reach: Reach | None = None,
+) -> float:  # fmt: skip
+    """Seconds of the products of `experts` experts that get `rows` rows in all, on one device.
+
+    Args: experts: that get any; what they weigh is read once. even: each gets as many; otherwise the last tile of an
+          expert is half full on average.
+    """
+    if not (experts > 0 and rows > 0 and n > 0 and k > 0):
+        raise ConfigError(f"{rows:g} rows for {experts:g} experts of {n:g} x {k:g}; each must be above 0.")
+    m = max(1.0, rows / experts)
+    height = TILE if m > TILE / 2 else TILE / 2
+    tiles = math.ceil(m / height) if even else max(1.0, m / height + 0.5)
+    return _tiles(device, experts, tiles, m, n, k, precision, reach)
+
+
+def _tiles(
+    device: Device, copies: float, tiles: float, m: float, n: float, k: float, name: str, reach: Reach | None
+) -> float:
+    """Seconds of `copies` products, each `tiles` tiles high: waves of tiles over the cores, and the bytes."""
+    reach = reach or shipped()
+    rate, weight, activation = _rate(device, name, reach.product_share)
+    cores = device.cores or COMMON_CORES
+    height = TILE if m > TILE / 2 else TILE // 2
+    waiting = reach.step_ns * 1e-9 * k * activation / TILE
+    best = math.inf
+    for width in NARROW:
+        waves = math.ceil(copies * tiles * math.ceil(n / width) / cores - 1e-9)
+        best = min(best, waves * (max(waiting, 2.0 * height * width * k / rate) + reach.tile_us * 1e-6))
+    read = copies * (n * k * weight + m * k * activation + 2.0 * m * n)
+    memory = read / (device.memory_bytes_per_s * reach.memory_share)
+    return reach.launch_us * 1e-6 + blend(best, memory, reach.product_blend)
+
+
+def mla_decode(
+    device: Device, sequences: float, context: float, *, heads: int = 128, latent: int = 512, rope: int = 64,
+    queries: float = 1, cache: Cache = "bf16", reach: Reach | None = None,
+) -> float:  # fmt: skip
+    """Seconds of the absorbed form over a latent cache, one layer.
+
+    Args: context: tokens of a sequence. heads: on this device. queries: per sequence, 1 + draft tokens.
+    """
+    flops = 2.0 * sequences * queries * context * heads * (2 * latent + rope)
+    value = 2.0 if cache == "bf16" else FP8_CACHE_VALUE_BYTES
+    other = 2.0 * sequences * queries * heads * (2 * latent + rope)
+    return _decode(device, flops, sequences * context * (latent + rope) * value + other, reach)
+
+
+def attention_decode(
+    device: Device, attention: Attention, sequences: float, context: float, *, queries: float = 1,
+    cache: Cache = "bf16", tp: int = 1, reach: Reach | None = None,
+) -> float:  # fmt: skip
+    """Seconds of attention over a cache, one layer: MLA absorbed, GQA, or a linear state.
+
+    Args: tp: ranks that share the heads; a latent is read by each, keys and values of heads are divided.
+    """
+    heads = -(-attention.heads // tp)
+    seen = attention.seen(context)
+    if attention.kind == "latent":
+        return mla_decode(device, sequences, seen, heads=heads, latent=attention.latent, rope=attention.rope,
+                          queries=queries, cache=cache, reach=reach)  # fmt: skip
+    value = 2.0 if cache == "bf16" else 1.0
+    other = 2.0 * sequences * queries * heads * (attention.qk_dim + attention.v_dim)
+    if attention.kind == "linear":
+        flops = sequences * queries * attention.flops(context) / tp
+        return _decode(device, flops, 2 * 4.0 * sequences * attention.state_values / tp + other, reach)
+    kept = -(-attention.kv_heads // tp) * (attention.qk_dim + attention.v_dim)
+    flops = sequences * queries * attention.flops(context) * heads / attention.heads
+    return _decode(device, flops, sequences * seen * kept * value + other, reach)
+
+
+def _decode(device: Device, flops: float, read: float, reach: Reach | None) -> float:
+    reach = reach or shipped()
+    compute = flops / _attention_rate(device, reach.decode_share)
+    memory = read / (device.memory_bytes_per_s * reach.decode_memory_share)
+    return reach.decode_launch_us * 1e-6 + blend(compute, memory, reach.decode_blend)
+
+
+def attention_prefill(
+    device: Device, attention: Attention, tokens: float, cached: float = 0, *, sequences: float = 1, tp: int = 1,
+    backward: bool = False, reach: Reach | None = None,
+) -> float:  # fmt: skip
+    """Seconds of causal attention of `tokens` new tokens of each sequence over them and `cached` older ones, one layer.
+
+    MLA on expanded keys and values; making those from latents is a product, and not counted here.
+
+    Args: backward: the gradients instead, which recompute the scores: 5 products for 2.
+    """
+    reach = reach or shipped()
+    seen = cached + (tokens + 1) / 2
+    flops = sequences * tokens * attention.flops(seen) * -(-attention.heads // tp) / attention.heads
+    share = reach.prefill_share
+    if backward:
+        widths = 3 * attention.qk_dim + 2 * attention.v_dim
+        flops *= widths / (attention.qk_dim + attention.v_dim)
+        share = reach.backward_share
+    return reach.prefill_launch_us * 1e-6 + flops / _attention_rate(device, share)
+
+
+@lru_cache(maxsize=1024)
+def _attention_rate(device: Device, share: float) -> float:
+    """FLOP/s: the same share of the BF16 peak on Hopper and Blackwell, less where large products reach less."""
+    return device.peak("bf16") * share * min(1.0, matmul_share(device) / 0.729)  # GB200, the least of those measured
+
+
+def elementwise(device: Device, read: float, reach: Reach | None = None) -> float:
+    """Seconds of a pass over `read` bytes, in and out: norms, activations, quantisation."""
+    reach = reach or shipped()
+    return reach.elementwise_launch_us * 1e-6 + read / (device.memory_bytes_per_s * reach.elementwise_share)

@@ -1,0 +1,325 @@
+"""How long a step of a replica takes: a decode step of so many sequences, or a step that reads prompts.
+
+    seconds = layers x (time of a layer)  +  weights and cache read / (bandwidth x share)  +  prompts / (peak x share)
+              the three fitted shares: knobs.py
+    and by the laws of kernels.py and exchange.py: compute of products where it exceeds reading, attention over the
+    cache, and rows sent to experts on other ranks.
+
+`decode_step` is a step in which every sequence gets its next tokens, `prefill_step` one on a replica that only reads
+prompts. Both mixed, as most engines do it: rates.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from fathom.errors import ConfigError
+from fathom.layout import Layout
+from fathom.plan import exchange, kernels
+from fathom.plan.hardware import Device
+from fathom.plan.knobs import Knob, Knobs, shipped
+from fathom.plan.precision import PRECISIONS, Precision, precision
+from fathom.plan.shape import Block, Shape
+
+CACHE_BYTES = {"bf16": 2.0, "fp8": 1.0}
+#: MLA in FP8: 512 values of a byte, four FP32 scales, 64 rotary values in BF16 (FlashMLA); shares of a value.
+LATENT_FP8 = 656 / 576
+COMPUTE_SHARE = 0.7  # of what the best large product reaches, for products of a few hundred rows
+BLEND = 2.5  # exponent of the smooth maximum of compute and reading
+#: Two micro-batches: what exchange and compute lose by sharing the device's cores (20 of 132 in DeepSeek-V3, 3.2.2).
+SHARED_CORES = 20 / 132
+PRODUCTS = ("dense products", "experts")
+WAIT = 0.06  # standard deviation of the time of a rank's step, relative: sequences, lengths and experts differ
+SUMS_S = 30e-6  # of a layer's time, the two sums of its tp ranks; none where attention is data-parallel
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One replica: a model on devices in a layout.
+
+    Fields: precision: of the weights; "" as the checkpoint has them. engine: whose measurements tell of it, "" for the
+            mean of all. mtp: tokens drafted per step, each accepted with `acceptance`. overlap: two micro-batches, one
+            computes while the other exchanges. redundant: copies of busy experts per layer. balancedness: mean load of
+            the ranks over that of the busiest; None: what `balanced` takes.
+    """
+
+    shape: Shape
+    device: Device
+    layout: Layout = Layout()
+    precision: str = ""
+    cache: str = "bf16"
+    engine: str = ""
+    mtp: int = 0
+    acceptance: float = 0.8
+    overlap: bool = False
+    redundant: int = 0
+    balancedness: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.cache not in CACHE_BYTES:
+            raise ConfigError(f"cache is {self.cache!r}; it must be one of {', '.join(CACHE_BYTES)}.")
+        if self.precision and self.precision not in PRECISIONS:
+            precision(self.precision)
+        if not 0 <= self.acceptance <= 1:
+            raise ConfigError(f"acceptance is {self.acceptance:g}; it must be between 0 and 1.")
+        if self.mtp < 0 or self.redundant < 0:
+            raise ConfigError(f"mtp is {self.mtp} and redundant {self.redundant}; neither may be below 0.")
+        if self.balancedness is not None and not 0 < self.balancedness <= 1:
+            raise ConfigError(f"balancedness is {self.balancedness:g}; it must be above 0, and at most 1.")
+
+    @property
+    def devices(self) -> int:
+        """Devices of the replica."""
+        return self.layout.world_size
+
+    @property
+    def weights(self) -> Precision:
+        """How the weights are stored."""
+        return precision(self.precision or self.shape.precision)
+
+    @property
+    def accepted(self) -> float:
+        """Tokens that a decode step gives a sequence: itself, and drafts up to the first that is refused."""
+        return sum(self.acceptance**n for n in range(self.mtp + 1))
+
+    @property
+    def balanced(self) -> float:
+        """Mean load of the ranks that hold experts over that of the busiest.
+
+        With copies of busy experts 0.85 (SGLang's EPLB in service), without 0.7; 1 where each rank has a part of all.
+        """
+        if self.balancedness is not None:
+            return self.balancedness
+        if self.layout.ep == 1 or self.shape.moe is None:
+            return 1.0
+        return 0.85 if self.redundant else 0.7 if self.layout.dp > 1 else 0.9
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a step spends on one thing. bound: the resource that sets it. hidden: behind another part's time."""
+
+    name: str
+    seconds: float
+    flops: float = 0.0
+    bytes: float = 0.0
+    bound: str = ""
+    hidden: float = 0.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a replica: its parts, and how sure its time is. sd: relative, of one prediction."""
+
+    seconds: float
+    parts: tuple[Part, ...]
+    sd: float
+
+    @property
+    def bound(self) -> str:
+        """The resource of the largest part."""
+        return max(self.parts, key=lambda part: part.seconds - part.hidden).bound
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one rank multiplies and reads in a step, over all its layers: FLOPs and bytes of weights."""
+
+    flops: float
+    bytes: float
+
+
+def decode_step(setup: Setup, sequences: float, context: float, knobs: Knobs | None = None) -> Step:
+    """A step in which each of `sequences` (of the replica) at `context` tokens gets its next ones.
+
+    Raises: ConfigError: a number is not above 0.
+    """
+    if not (sequences > 0 and context > 0):
+        raise ConfigError(f"{sequences:g} sequences at {context:g} tokens; both must be above 0.")
+    knob = (knobs or shipped()).of(setup.shape.family, setup.engine, setup.device.name)
+    layout, shape, device = setup.layout, setup.shape, setup.device
+    tokens = sequences * (1 + setup.mtp)
+    dense, experts = weights_work(setup, tokens)
+    lane = sequences / layout.dp
+    peak = device.peak(setup.weights.peak) * kernels.matmul_share(device) * COMPUTE_SHARE
+    read = device.memory_bytes_per_s * knob.memory
+    parts = [
+        Part("layers", shape.layers * _layer_s(setup, knob), bound="launches"),
+        _product("dense products", dense, peak, read),
+        _product("experts", experts, peak, read),
+        attention(setup, lane, context, knob.memory),
+        *exchanges(setup, tokens),
+    ]
+    if setup.mtp and shape.mtp:
+        parts.append(_draft(setup, sequences, context, knob.layer_s, read))
+    return _joined(setup, parts, knob.memory, peak, knob.sd)
+
+
+def prefill_step(
+    setup: Setup, tokens: float, cached: float = 0.0, prompt: float = 4096, knobs: Knobs | None = None
+) -> Step:
+    """A step that reads `tokens` of prompts, on a replica that does nothing else.
+
+    Args: tokens: of the whole replica. prompt: tokens of each prompt. cached: before them, already in the cache.
+    """
+    if not (tokens > 0 and prompt > 0 and cached >= 0):
+        raise ConfigError(
+            f"{tokens:g} tokens in prompts of {prompt:g} after {cached:g}; the first two must be above 0."
+        )
+    knob = (knobs or shipped()).of(setup.shape.family, setup.engine, setup.device.name)
+    layout, shape, device = setup.layout, setup.shape, setup.device
+    dense, experts = weights_work(setup, tokens)
+    peak = device.peak(setup.weights.peak) * kernels.matmul_share(device) * COMPUTE_SHARE
+    read = device.memory_bytes_per_s * knob.memory
+    prompts = max(1e-9, tokens / layout.dp / prompt)
+    seconds = sum(
+        block.count
+        * kernels.attention_prefill(device, block.attention, prompt, cached, sequences=prompts, tp=layout.tp)
+        for block in shape.blocks
+    )
+    flops = sum(b.count * tokens * b.attention.flops(cached + prompt / 2) for b in shape.blocks) / setup.devices
+    hidden = tokens / layout.dp * shape.hidden
+    parts = [
+        Part("layers", shape.layers * _layer_s(setup, knob), bound="launches"),
+        _product("dense products", dense, peak, read),
+        _product("experts", experts, peak, read),
+        Part("attention", seconds, flops=flops, bound="compute"),
+        Part("passes", shape.layers * kernels.elementwise(device, 40 * hidden), bytes=shape.layers * 40 * hidden,
+             bound="memory bandwidth"),
+        *exchanges(setup, tokens, prompts_only=True),
+    ]  # fmt: skip
+    return _joined(setup, parts, knob.memory, peak, knob.sd)
+
+
+def weights_work(setup: Setup, tokens: float) -> tuple[Work, Work]:
+    """(all but experts, experts): what the busiest rank does for `tokens` tokens of the replica, over its layers."""
+    dense = [_dense(setup, block, tokens) for block in setup.shape.blocks]
+    head = setup.shape.vocab * setup.shape.hidden / setup.layout.tp
+    flops = sum(work.flops for work in dense) + 2.0 * head * tokens / setup.layout.dp
+    routed = [_experts(setup, block, tokens) for block in setup.shape.blocks if block.moe]
+    return (
+        Work(flops, sum(work.bytes for work in dense) + head * 2.0),
+        Work(sum(work.flops for work in routed), sum(work.bytes for work in routed)),
+    )
+
+
+def _dense(setup: Setup, block: Block, tokens: float) -> Work:
+    elements, size = _plain(block, setup.weights.name)
+    share = 1.0 / setup.layout.tp
+    return Work(2.0 * elements * share * tokens / setup.layout.dp * block.count, size * share * block.count)
+
+
+@lru_cache(maxsize=4096)
+def _plain(block: Block, name: str) -> tuple[float, float]:
+    """(elements that a token meets, their bytes) of one layer, routed experts aside."""
+    kind = precision(name)
+    rest = precision(kind.rest) if kind.experts_only else kind
+    found = [m for m in block.matrices if m.part != "experts"]
+    size = sum(m.activated * (rest.weight_bytes if m.quantised else 2.0) for m in found)
+    return float(sum(m.activated for m in found)), size
+
+
+def _experts(setup: Setup, block: Block, tokens: float) -> Work:
+    """Experts of the ranks that share them out: what the busiest does and reads."""
+    moe = block.moe
+    assert moe is not None, "a block without routed experts has no such work"
+    one = sum(m.rows * m.columns for m in block.matrices if m.part == "experts")
+    ranks = setup.layout.dp * setup.layout.tp
+    held = (moe.experts + setup.redundant) / setup.layout.ep
+    met = min(held, moe.met_by(tokens) / setup.layout.ep / setup.balanced)
+    cut = setup.layout.ep / ranks  # each expert over so many ranks
+    flops = 2.0 * one * moe.chosen * tokens / ranks / setup.balanced
+    return Work(flops * block.count, met * cut * one * setup.weights.weight_bytes * block.count)
+
+
+def attention(setup: Setup, sequences: float, context: float, share: float) -> Part:
+    """Attention over the cache of `sequences` of one dp rank, on one of its tp ranks, over all layers."""
+    seconds = flops = read = 0.0
+    for block in setup.shape.blocks:
+        one, width = block.attention, LATENT_FP8 if setup.cache == "fp8" else 2.0
+        if one.kind != "latent":
+            width = CACHE_BYTES[setup.cache]
+        cut = 1 if one.kind == "latent" else min(setup.layout.tp, one.kv_heads)
+        values = one.cache_values * one.seen(context) + one.state_values * 2
+        size = sequences * values * width / cut * block.count
+        work = sequences * (1 + setup.mtp) * one.flops(context, absorbed=True) / setup.layout.tp * block.count
+        peak = setup.device.peak("bf16") * kernels.shipped().decode_share
+        seconds += kernels.blend(work / peak, size / (setup.device.memory_bytes_per_s * share), BLEND)
+        flops, read = flops + work, read + size
+    bound = (
+        "compute" if flops / setup.device.peak("bf16") > read / setup.device.memory_bytes_per_s else "memory bandwidth"
+    )
+    return Part("attention", seconds, flops, read, bound)
+
+
+def exchanges(setup: Setup, tokens: float, *, prompts_only: bool = False) -> Iterable[Part]:
+    """Rows sent to experts on other ranks and back, where attention is data-parallel; sums of tp ranks, in prompts."""
+    layout, shape, device = setup.layout, setup.shape, setup.device
+    if layout.ep > 1 and layout.dp > 1 and shape.moe:
+        moe, each = shape.moe, tokens / layout.dp / layout.tp
+        nodes = moe.chosen_groups if moe.groups > 1 else 0
+        seconds = size = 0.0
+        for row in (exchange.dispatch_row_bytes(shape.hidden), exchange.combine_row_bytes(shape.hidden)):
+            seconds += exchange.all_to_all(
+                device, layout.ep, each, row, chosen=moe.chosen, nodes=nodes, low_latency=not prompts_only
+            )
+            size += each * row * moe.chosen
+        busiest = 1.0 / setup.balanced if prompts_only else 1.0
+        yield Part("all-to-all", seconds * shape.moe_layers * busiest, bytes=size * shape.moe_layers, bound="network")
+    if layout.tp > 1 and prompts_only:  # in a decode step they are part of the time of a layer
+        size = tokens / layout.dp * shape.hidden * 2.0
+        each = exchange.all_reduce(device, layout.tp, size)
+        yield Part("all-reduce", 2 * shape.layers * each, bytes=2 * shape.layers * size, bound="links")
+
+
+def _layer_s(setup: Setup, knob: Knob) -> float:
+    return knob.layer_s - (SUMS_S if setup.layout.tp == 1 else 0.0)
+
+
+def _product(name: str, work: Work, peak: float, read: float) -> Part:
+    compute, memory = work.flops / peak, work.bytes / read
+    bound = "compute" if compute > memory else "memory bandwidth"
+    return Part(name, kernels.blend(compute, memory, BLEND), work.flops, work.bytes, bound)
+
+
+def _draft(setup: Setup, sequences: float, context: float, layer_s: float, read: float) -> Part:
+    """The MTP module, once for each drafted token: a layer and the head."""
+    module = setup.shape.mtp
+    assert module is not None, "only a model with an MTP module drafts with it"
+    plain = _plain(module, setup.weights.name)[1] / setup.layout.tp
+    size = plain + (_experts(setup, module, sequences).bytes if module.moe else 0.0)
+    size += setup.shape.vocab * setup.shape.hidden * 2.0 / setup.layout.tp
+    size += sequences / setup.layout.dp * context * module.attention.cache_values * 2.0
+    return Part("drafts", setup.mtp * (2 * layer_s + size / read), bytes=setup.mtp * size, bound="memory bandwidth")
+
+
+def _joined(setup: Setup, parts: list[Part], memory: float, peak: float, sd: float) -> Step:
+    """The parts one after the other, or exchanges behind the rest where two micro-batches take turns.
+
+    Each micro-batch reads the weights anew. A step waits for its slowest rank: WAIT is the spread of their times.
+    """
+    if setup.overlap:
+        read = setup.device.memory_bytes_per_s * memory
+        twice = [replace(p, bytes=2 * p.bytes) if p.name in PRODUCTS else p for p in parts]
+        parts = [_product(p.name, Work(p.flops, p.bytes), peak, read) if p.name in PRODUCTS else p for p in twice]
+    sent = sum(part.seconds for part in parts if part.name == "all-to-all")
+    ranks = setup.layout.dp
+    if ranks > 1 and setup.balanced < 1:
+        lost = WAIT * math.sqrt(2 * math.log(ranks)) * (sum(p.seconds for p in parts) - sent)
+        parts.append(Part("waiting", lost, bound="balance of ranks"))
+    total = sum(part.seconds for part in parts)
+    if setup.overlap and sent:
+        compute = total - sent
+        hidden = min(sent, compute * (1 - SHARED_CORES))
+        parts = [
+            Part(p.name, p.seconds, p.flops, p.bytes, p.bound, hidden if p.name == "all-to-all" else 0.0) for p in parts
+        ]
+        total -= hidden
+    if setup.layout.pp > 1:  # a token goes through all stages, one after the other
+        hop = exchange.send(setup.device, setup.shape.hidden * 2.0) * (setup.layout.pp - 1)
+        parts.append(Part("stages", hop, bound="network"))
+        total += hop
+    return Step(total, tuple(parts), sd)

@@ -1,0 +1,53 @@
+"""Pooling: by hand on a few numbers."""
+
+from pathlib import Path
+
+import pytest
+
+from fathom.errors import ConfigError, InputError
+from fathom.plan.training.knobs import Share, errors, left_out, pooled, quantile, read, shipped
+
+
+def test_a_share_is_the_middle_of_its_groups() -> None:
+    assert pooled([("a", 0.5), ("b", 0.8), ("c", 0.9)]).value == pytest.approx(0.8)
+
+
+def test_many_runs_of_one_group_do_not_outvote_the_others() -> None:
+    """Four runs of a weigh two, b and c one each: the middle is between."""
+    ratios = [("a", 0.5)] * 4 + [("b", 0.9), ("c", 0.9), ("d", 0.9)]
+    assert pooled(ratios).value == pytest.approx(0.9)
+
+
+def test_eight_of_ten_runs_lie_between_the_ends() -> None:
+    ratios = [(str(n), 0.5 + n / 100) for n in range(100)]
+    share = pooled(ratios)
+    inside = sum(share.value * share.low <= ratio <= share.value * share.high for _, ratio in ratios)
+    assert inside == pytest.approx(80, abs=1)
+
+
+def test_a_group_left_out_does_not_see_itself() -> None:
+    found = {group: share.value for group, _, share in left_out([("a", 0.5), ("b", 0.8), ("c", 0.8)])}
+    assert found == pytest.approx({"a": 0.8, "b": 0.5, "c": 0.5})
+    assert errors([("a", 0.8), ("b", 0.8), ("c", 0.8)])["median"] == pytest.approx(0)
+
+
+def test_quantiles_by_weight() -> None:
+    assert quantile([(1.0, 1.0), (2.0, 1.0), (3.0, 2.0)], 0.5) == 2.0
+    assert quantile([(1.0, 1.0), (2.0, 1.0), (3.0, 2.0)], 0.75) == 3.0
+
+
+def test_what_is_shipped_is_a_share_of_many_groups() -> None:
+    for share in (shipped().step, shipped().run):
+        assert 0.4 < share.value < 1 and share.low < 1 < share.high and share.groups >= 20
+
+
+def test_a_written_share_is_read_back(tmp_path: Path) -> None:
+    share = Share(0.9, 0.8, 1.2, 10, 5)
+    file = tmp_path / "knobs.toml"
+    file.write_text(f"[step]\n{share.to_toml()}\n\n[run]\n{share.to_toml()}\n")
+    assert read(file).step == share
+    file.write_text("[step]\nvalue = 1.0\n")
+    with pytest.raises(ConfigError):
+        read(file)
+    with pytest.raises(InputError, match="no training run"):
+        pooled([])
