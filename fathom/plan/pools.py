@@ -18,14 +18,15 @@ from fathom.config import ModelConfig
 from fathom.errors import ConfigError
 from fathom.layout import Layout
 from fathom.plan.hardware import Device
-from fathom.plan.interim import Setup, Step, decode_step, prefill_step, room_tokens
+from fathom.plan.interim import room_tokens
+from fathom.plan.latency import Setup, Step, decode_step, prefill_step
 from fathom.plan.shape import Shape
 
 STEPS_PER_OCTAVE = 3  # points of a curve from one number of sequences to its double: between them it is a straight line
 MOST_TP, MOST_PP = 8, 4
 MOST_COPIES = 0.25  # of the experts: what DeepSeek's own largest pool adds (64 of 256, arXiv:2412.19437, section 3.4)
 LEAST_CHUNK = 64  # the smallest that is looked at: what is left of a prompt
-SHARED = ("expert", "all-to-all", "dispatch", "combine", "launch")  # parts of a step that all lanes wait for together
+OWN = ("dense products", "attention", "passes", "all-reduce")  # parts of a step that a lane spends on its own tokens
 CHUNKS = (512, 1024, 2048, 4096, 8192, 16384)  # prompt tokens of a lane in one step
 
 
@@ -178,11 +179,6 @@ def _allowed(layout: Layout, copies: int, config: ModelConfig | None) -> bool:
     return True
 
 
-def tokens_per_step(setup: Setup) -> float:
-    """Tokens that a sequence gains in a step: one, and the drafts that come true in a row."""
-    return sum(setup.acceptance**depth for depth in range(setup.mtp + 1))
-
-
 class Curve:
     """A step's seconds against its load, computed on a fixed grid when it is asked for and straight between.
 
@@ -276,7 +272,7 @@ def decode_curve(setup: Setup, context: float, most: float) -> Curve:
 
 
 def lane_share(step: Step) -> float:
-    """Share of a step that each lane spends on its own tokens: attention and dense products, not experts and peers."""
-    shared = sum(part.seconds for part in step.parts if any(word in part.name for word in SHARED))
-    total = sum(part.seconds for part in step.parts)
-    return 1.0 - shared / total if total > 0 else 1.0
+    """Share of a step that each lane spends on its own tokens; experts, exchanges and launches are of all together."""
+    times = {part.name: part.seconds - part.hidden for part in step.parts}
+    total = sum(times.values())
+    return sum(times.get(name, 0.0) for name in OWN) / total if total > 0 else 1.0

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from fathom.errors import ConfigError
-from fathom.plan.pools import CHUNKS, Replica, Workload, tokens_per_step
+from fathom.plan.pools import CHUNKS, Replica, Workload
 
 LOADS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # of what a pool that prefills could do
 NODE = 8
@@ -133,7 +133,7 @@ def batches(one: Replica) -> Iterator[float]:
 
 def decode_point(one: Replica, seats: float, workload: Workload) -> Point:
     """A replica that only decodes, with so many requests in it at the percentile asked for."""
-    gained, mean = tokens_per_step(one.setup), occupied(seats, workload.sigmas)
+    gained, mean = one.setup.accepted, occupied(seats, workload.sigmas)
     at_mean = one.decode.seconds(mean) / gained
     return Point(
         "decode", one, rate=mean / (workload.output * at_mean), seats=seats, mean=mean,
@@ -214,7 +214,7 @@ def both_point(one: Replica, seats: float, chunk: int, workload: Workload) -> Po
     All lanes step together, so what a lane does for a chunk of its own holds up all: the share of such steps is that
     in which any of them has one. What experts and network do for it is shared out.
     """
-    drafted, tokens = tokens_per_step(one.setup), min(chunk, workload.computed) * one.lanes
+    drafted, tokens = one.setup.accepted, min(chunk, workload.computed) * one.lanes
     adds, own = one.prefill.seconds(tokens), one.own_prefill
 
     def settled(sequences: float) -> tuple[float, float, float]:
