@@ -9,9 +9,9 @@ from typing import Any
 NAME = "plan"
 HELP = (
     "Size a model before anything is bought: by arithmetic on its configuration and published measurements, with the "
-    "error of each prediction. Loads no weights."
+    "error of each prediction. Only `calibrate` loads weights, and measures."
 )
-WORKS = ("deploy", "train", "demand", "crossover")
+WORKS = ("calibrate", "crossover", "demand", "deploy", "drift", "step", "train")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

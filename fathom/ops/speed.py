@@ -87,14 +87,14 @@ def step_s(kind: Kind, reads: Reads, threads: int, *, seconds: float = 0.25, see
         return settled[len(settled) // 4] * reads.step_bytes / (read * whole.nbytes / len(whole.data))
 
 
-def multiply_adds_per_s(kind: Kind, threads: int) -> float:
-    """Multiply-adds per second of products of many rows with a matrix that stays in the caches [1/s]."""
+def multiply_adds_per_s(kind: Kind, threads: int, *, rows: int = PEAK_ROWS) -> float:
+    """Multiply-adds per second of products of many (or `rows`) rows with a matrix that stays in the caches [1/s]."""
     draw = torch.Generator().manual_seed(0)
     matrix = _packed(torch.randn(*PEAK_SIZE, generator=draw), kind)
     with _products(threads) as prepare:
-        run = prepare(matrix, torch.randn(PEAK_ROWS, matrix.columns, generator=draw))
+        run = prepare(matrix, torch.randn(rows, matrix.columns, generator=draw))
         run()
-        return PEAK_ROWS * PEAK_SIZE[0] * PEAK_SIZE[1] / min(_times(run, TRIES))
+        return rows * PEAK_SIZE[0] * PEAK_SIZE[1] / min(_times(run, TRIES))
 
 
 def _times(run: Run, count: int) -> Iterator[float]:

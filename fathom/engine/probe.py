@@ -1,0 +1,249 @@
+"""What this machine does, measured for a device profile: kernels alone, then steps of the whole engine.
+
+Kernels: weights read from caches and memory, products of few and many rows, forwards without scheduler and sampler.
+Engine points: decode steps and chunks of prompts at chosen sizes, scheduler and sampler included (bench.py's engine).
+All points share one engine and the beginnings of the same random texts, so each context is computed once; points are
+measured in turns, so that a slower minute falls on all of them, and count with their medians.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from statistics import median
+from time import perf_counter
+
+import torch
+
+from fathom.batching.request import Request, SamplingParams
+from fathom.engine.bench import PAGE_TOKENS, WARM_UP_TOKENS, Dictated
+from fathom.engine.engine import Engine, EngineConfig
+from fathom.engine.limits import CACHED_BYTES, Step
+from fathom.engine.machine import kind as kind_of
+from fathom.errors import ConfigError, EngineError
+from fathom.model import Model, PackedTransformer
+from fathom.ops.speed import LARGE_BYTES, PEAK_SIZE, Reads, multiply_adds_per_s, step_s
+
+FOOTPRINTS = (CACHED_BYTES, 16 << 20, 64 << 20, LARGE_BYTES)  # read over and over: what caches of several sizes hold
+PRODUCT_ROWS = (1, 8, 64, 256)
+FORWARD_ROWS = (1, 2, 4, 8, 16, 64, 256, 512)
+# (sequences, tokens, context): what attention adds to a forward; two prompts among them
+ATTENTION = ((1, 1, 256), (1, 1, 1024), (4, 1, 1024), (16, 1, 512), (1, 64, 1024), (1, 256, 512))
+LEAST, ENOUGH_S = 3, 0.15  # runs of a kernel, at least; no more once they have taken so long
+DECODED, FEWEST = 12, 3  # steps of a sample of a decode; samples of a point
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel, alone: `tokens` rows in each of `sequences`, after `context` tokens; its time [s].
+
+    Of "read", bytes: how many, over and over. Of "product", multiply_adds. "forward" is the model without its head, at
+    the beginning of texts; "attention" what a context adds to that.
+    """
+
+    name: str
+    seconds: float
+    sequences: int = 1
+    tokens: int = 1
+    context: int = 0
+    bytes: float = 0.0
+    multiply_adds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A step of the engine, measured: the median over its samples and all of them [s].
+
+    logged_s: the median of what a step log tells, which ends before the scheduler takes the tokens in.
+    """
+
+    step: Step
+    seconds: float
+    logged_s: float
+    samples: tuple[float, ...]
+
+
+# ---- kernels -------------------------------------------------------------------------------------------------------
+
+
+def count_kernels() -> int:
+    """How many `kernels` measures."""
+    return len(FOOTPRINTS) + len(PRODUCT_ROWS) + len(FORWARD_ROWS) + len(ATTENTION)
+
+
+def kernels(model: Model, clock: Clock = perf_counter) -> Iterator[Kernel]:
+    """Each kernel as soon as it is measured.
+
+    Raises: ConfigError: the model does not run on the native kernels.
+    """
+    if not isinstance(model, PackedTransformer):
+        raise ConfigError(
+            "a profile is taken of the native kernels, which this machine lacks; install a C compiler (gcc or clang)."
+        )
+    kind, threads = kind_of(model), model.kernels.threads
+    for footprint in FOOTPRINTS:
+        yield Kernel("read", step_s(kind, Reads(footprint), threads), bytes=footprint)
+    for rows in PRODUCT_ROWS:
+        rate = multiply_adds_per_s(kind, threads, rows=rows)
+        multiply_adds = float(rows * math.prod(PEAK_SIZE))
+        yield Kernel("product", multiply_adds / rate, rows, multiply_adds=multiply_adds)
+    for rows in FORWARD_ROWS:
+        yield Kernel("forward", Forward(model, rows, 1, 0, clock).seconds(), rows)
+    longest = model.config.max_position_embeddings
+    for sequences, tokens, context in ATTENTION:
+        context = min(context, longest - tokens)
+        late, early = Forward(model, sequences, tokens, context, clock), Forward(model, sequences * tokens, 1, 0, clock)
+        added = max(1e-9, late.seconds() - early.seconds())
+        yield Kernel("attention", added, sequences, tokens, context)
+
+
+class Forward:
+    """The model's forward of `tokens` random tokens in each of `sequences`, after a context of random latents."""
+
+    def __init__(
+        self, model: PackedTransformer, sequences: int, tokens: int, context: int, clock: Clock = perf_counter
+    ) -> None:
+        self._model, self._clock = model, clock
+        rows, pages = sequences * tokens, -(-(context + tokens) // PAGE_TOKENS)
+        self._draw = torch.Generator().manual_seed(rows + context)
+        self._cache = model.new_cache(sequences * pages, PAGE_TOKENS, mtp=False)
+        for held in (self._cache.latent, self._cache.rope):
+            held.normal_(generator=self._draw)
+        table = torch.arange(sequences * pages, dtype=torch.int32).view(sequences, pages)
+        positions = torch.arange(context, context + tokens).repeat(sequences)
+        self._batch = (positions, [tokens] * sequences, table, self._cache.latent, self._cache.rope)
+        self._shape = (rows,)
+
+    def seconds(self) -> float:
+        """The lower quartile of some runs [s]: of a kernel's times, what was disturbed is the larger half."""
+        taken: list[float] = []
+        self._run()
+        while len(taken) < LEAST or sum(taken) < ENOUGH_S:
+            taken.append(self._run())
+        return sorted(taken)[len(taken) // 4]
+
+    def _run(self) -> float:
+        ids = torch.randint(self._model.config.vocab_size, self._shape, generator=self._draw)
+        began = self._clock()
+        self._model.kernels.forward(ids, *self._batch)
+        return self._clock() - began
+
+
+# ---- the engine ----------------------------------------------------------------------------------------------------
+
+
+class Probe:
+    """One engine that is measured at many sizes. clock: what times its steps."""
+
+    def __init__(self, model: Model, steps: Sequence[Step], *, seed: int = 0, clock: Clock = perf_counter) -> None:
+        """Room for each of `steps`."""
+        longest = model.config.max_position_embeddings
+        for step in steps:
+            needed = step.context + max(step.tokens, 2 * DECODED + WARM_UP_TOKENS) + 1
+            if needed > longest:
+                raise ConfigError(
+                    f"a step after {step.context} tokens needs {needed} positions; the model has {longest}. Lower it."
+                )
+            if step.tokens > 1 and (step.sequences > 1 or step.context % PAGE_TOKENS):
+                raise ConfigError(
+                    f"a chunk of a prompt is one sequence's, after whole pages of {PAGE_TOKENS} tokens, not {step}."
+                )
+        sequences = max(step.sequences for step in steps)
+        pages = sum(
+            -(-max(s.context + s.tokens + DECODED for s in steps if s.sequences > i) // PAGE_TOKENS) + 2
+            for i in range(sequences)
+        )
+        config = EngineConfig(
+            max_batch_tokens=max(EngineConfig.max_batch_tokens, sequences * PAGE_TOKENS, *(s.tokens for s in steps)),
+            max_sequences=sequences,
+            num_pages=2 * pages + 64,  # what a sample leaves behind is evicted before the texts are
+            spec="off",
+        )
+        self.engine = Engine(model, config=config)
+        self.engine.runner = Dictated(model, self.engine.cache).dictate(seed)
+        self.steps, self._clock, self._names = tuple(steps), clock, 0
+        self._vocabulary, self._random = model.config.vocab_size, Random(f"chunks of {seed}")
+        length = max(step.context for step in steps) + 1
+        self._texts = [self._drawn(length, Random(f"{seed}/{i}")) for i in range(sequences)]
+
+    def warm_up(self, step: Step) -> None:
+        """Compute the contexts of a step."""
+        for text in self._texts[: step.sequences]:
+            self._run(text[: max(1, step.context)])
+
+    def sample(self, step: Step) -> tuple[float, float]:
+        """One sample of a step [s], and of what a log tells of it: of a decode, medians over DECODED steps."""
+        return self._chunk(step) if step.tokens > 1 else self._decode(step)
+
+    def _decode(self, step: Step) -> tuple[float, float]:
+        for text in self._texts[: step.sequences]:  # then all find their prompts in the cache, and begin together
+            self._run(text[: max(1, step.context)])
+        for text in self._texts[: step.sequences]:
+            self._add(text[: max(1, step.context)], WARM_UP_TOKENS + DECODED)
+        taken = [self._step(step.sequences) for _ in range(WARM_UP_TOKENS + DECODED)]
+        if self.engine.has_work:
+            raise EngineError(f"a sample of {step} left some of its sequences unfinished; report this.")
+        whole, logged = zip(*taken[WARM_UP_TOKENS:], strict=True)
+        return median(whole), median(logged)
+
+    def _chunk(self, step: Step) -> tuple[float, float]:
+        if step.context:
+            self._run(self._texts[0][: step.context])
+        self._add((*self._texts[0][: step.context], *self._drawn(step.tokens, self._random)), 1)
+        before = self.engine.stats().computed_tokens
+        taken = self._step(1)
+        computed = self.engine.stats().computed_tokens - before
+        if computed != step.tokens or self.engine.has_work:
+            raise EngineError(f"a sample of {step} computed {computed} tokens; report this.")
+        return taken
+
+    def _run(self, prompt: tuple[int, ...]) -> None:
+        self._add(prompt, 1)
+        while self.engine.has_work:
+            self.engine.step()
+
+    def _add(self, prompt: tuple[int, ...], tokens: int) -> None:
+        self._names += 1
+        params = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
+        self.engine.add(Request(str(self._names), prompt, params))
+
+    def _step(self, expected: int) -> tuple[float, float]:
+        began = self._clock()
+        outputs = self.engine.step()
+        taken = self._clock() - began
+        if sum(len(output.token_ids) for output in outputs) != expected:
+            raise EngineError(f"a measured step gave tokens to fewer than its {expected} sequences; report this.")
+        return taken, self.engine.step_s
+
+    def _drawn(self, tokens: int, random: Random) -> tuple[int, ...]:
+        return tuple(random.randrange(self._vocabulary) for _ in range(tokens))
+
+
+def measure(
+    probe: Probe, repeats: int, *, seconds: float = math.inf, seen: Callable[[Step, int, float], None] | None = None
+) -> list[Sample]:
+    """Every step of the probe `repeats` times, in turns; fewer, but no less than FEWEST, once `seconds` have passed.
+
+    Args: seen: hears of each sample: its step, the turn, its time [s].
+    """
+    if repeats < 1:
+        raise ConfigError(f"repeats is {repeats}; it must be at least 1.")
+    taken: list[list[tuple[float, float]]] = [[] for _ in probe.steps]
+    order, began = list(range(len(probe.steps))), perf_counter()
+    for i in sorted(order, key=lambda i: -probe.steps[i].context):
+        probe.warm_up(probe.steps[i])
+    for repeat in range(repeats):
+        if repeat >= FEWEST and perf_counter() - began > seconds:
+            break
+        for i in order if repeat % 2 == 0 else reversed(order):
+            taken[i].append(probe.sample(probe.steps[i]))
+            if seen is not None:
+                seen(probe.steps[i], repeat, taken[i][-1][0])
+    found = []
+    for step, samples in zip(probe.steps, taken, strict=True):
+        whole, logged = zip(*samples, strict=True)
+        found.append(Sample(step, median(whole), median(logged), whole))
+    return found

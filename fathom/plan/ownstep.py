@@ -1,0 +1,207 @@
+"""A step of our own engine on a CPU, as a sum of parts whose sizes are arithmetic and whose speeds are measured.
+
+    seconds = step + sequences + prompts + forward + head + keys + pairs
+
+The first three are scheduler, sampler and Python; the forward was timed alone for some numbers of rows, the head is a
+product, keys and pairs are what contexts add. Each part grows with the work in it, so no longer or wider step is ever
+predicted to be shorter. The measured speeds are only where a fit to the engine's own steps begins (calibrate.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fathom.batching.plan import Plan
+from fathom.config import ModelConfig
+from fathom.cost import BYTES, Kind, kind_for, matrices, stored
+from fathom.errors import ConfigError
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a step. prior_sd: how far it may lie from what kernels say, of its logarithm. bound: its resource."""
+
+    name: str
+    prior_sd: float
+    bound: str
+
+
+# Python is only guessed, within a factor of e; kernels in an engine find their caches colder than alone.
+PARTS = (
+    Part("step", 1.0, "scheduler and sampler"),
+    Part("sequences", 1.0, "scheduler and sampler"),
+    Part("prompts", 1.0, "scheduler and sampler"),
+    Part("forward", 0.2, "products with weights"),
+    Part("head", 0.4, "products with weights"),
+    Part("keys", 0.6, "attention"),
+    Part("pairs", 0.4, "attention"),
+)
+PYTHON_STEP_S, PYTHON_SEQUENCE_S, PYTHON_PROMPT_S = 1e-4, 1e-5, 3e-4  # guesses, which any measurement overrules
+
+
+@dataclass(frozen=True)
+class Group:
+    """A part of a step: `tokens` new ones in each of `sequences`, each after `context` tokens."""
+
+    sequences: int = 1
+    tokens: int = 1
+    context: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("sequences", 1), ("tokens", 1), ("context", 0)):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= least):
+                raise ConfigError(f"{name} is {value}; it must be at least {least}.")
+
+    @property
+    def rows(self) -> int:
+        """Tokens computed."""
+        return self.sequences * self.tokens
+
+    @property
+    def keys(self) -> float:
+        """Cached tokens read, each once for all new ones of its sequence."""
+        return self.sequences * self.context
+
+    @property
+    def pairs(self) -> float:
+        """(new token, earlier token it attends to), without those of each sequence's first, which `keys` counts."""
+        return self.sequences * ((self.tokens - 1) * self.context + self.tokens * (self.tokens - 1) / 2)
+
+
+Step = tuple[Group, ...]
+
+
+def step_of(plan: Plan) -> Step:
+    """What a recorded Plan computed; empty if nothing."""
+    return tuple(Group(1, len(row.token_ids), row.start) for row in plan.rows if row.token_ids)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel, alone, as it was measured: engine/probe.py says what its fields mean."""
+
+    name: str
+    seconds: float
+    sequences: int = 1
+    tokens: int = 1
+    context: int = 0
+    bytes: float = 0.0
+    multiply_adds: float = 0.0
+
+    @property
+    def group(self) -> Group:
+        return Group(self.sequences, self.tokens, self.context)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the kernels reach.
+
+    Fields: read: (bytes read over and over [B], their rate [B/s]). product: (rows, multiply-adds per second). forward:
+            (rows, time [s]). key_s: a key read [s]. pair_s: a pair more [s].
+    """
+
+    read: tuple[tuple[float, float], ...]
+    product: tuple[tuple[float, float], ...]
+    forward: tuple[tuple[float, float], ...]
+    key_s: float
+    pair_s: float
+
+    @staticmethod
+    def of(kernels: Sequence[Kernel]) -> Rates:
+        """Raises: ConfigError: some kind of kernel is missing."""
+        named = {n: [k for k in kernels if k.name == n] for n in ("read", "product", "forward", "attention")}
+        missing = [name for name, found in named.items() if not found]
+        if missing:
+            raise ConfigError(f"the profile has no measured kernel named {missing[0]!r}; calibrate again.")
+        single = [k for k in named["attention"] if not k.group.pairs]
+        chunks = [k for k in named["attention"] if k.group.pairs]
+        if not single or not chunks:
+            raise ConfigError("the profile needs attention of single tokens and of chunks; calibrate again.")
+        key_s = _usual(k.seconds / k.group.keys for k in single)
+        pair_s = _usual(max(k.seconds - key_s * k.group.keys, 0.1 * k.seconds) / k.group.pairs for k in chunks)
+        return Rates(
+            tuple(sorted((k.bytes, k.bytes / k.seconds) for k in named["read"])),
+            tuple(sorted((float(k.sequences), k.multiply_adds / k.seconds) for k in named["product"])),
+            _rising(_thrifty((float(k.sequences), k.seconds) for k in named["forward"])),
+            key_s,
+            pair_s,
+        )
+
+    def forward_s(self, rows: float) -> float:
+        """A forward of so many rows at the beginning of their texts [s]."""
+        return _grown(self.forward, rows)
+
+
+def _usual(seconds: Iterable[float]) -> float:
+    """The median, and never nothing: a difference of two disturbed times may be."""
+    return max(1e-12, float(np.median(list(seconds))))
+
+
+def _rising(points: Iterable[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    """In order, the times never falling: less time for more work is a disturbed measurement."""
+    ordered = sorted(points)
+    longest = np.maximum.accumulate([seconds for _, seconds in ordered])
+    return tuple((work, float(seconds)) for (work, _), seconds in zip(ordered, longest, strict=True))
+
+
+def _thrifty(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Many rows never take more than the same rows in several forwards would: what did was disturbed."""
+    found: list[tuple[float, float]] = []
+    for rows, seconds in sorted(points):
+        found.append((rows, min([seconds, *(s * rows / r for r, s in found)])))
+    return found
+
+
+def _grown(points: Sequence[tuple[float, float]], work: float) -> float:
+    """The time of so much work: between measured points interpolated, beyond them in proportion to the nearest [s]."""
+    (least, first), (most, last) = points[0], points[-1]
+    if work >= most:
+        return last * work / most
+    return first * work / least if work <= least else _between(points, work)
+
+
+def _between(points: Sequence[tuple[float, float]], at: float) -> float:
+    """Interpolated between logarithms; the nearest point outside."""
+    x, y = np.log(np.array(points, dtype=float)).T
+    return float(np.exp(np.interp(math.log(at), x, y)))
+
+
+def part_seconds(config: ModelConfig, kind: Kind, rates: Rates, step: Step) -> Array:
+    """Each of PARTS at the speed of the kernels [s]."""
+    rows, sequences = sum(g.rows for g in step), sum(g.sequences for g in step)
+    weights, size = _head(config, kind)
+    reading_s = size / _between(rates.read, size)
+    return np.array([
+        PYTHON_STEP_S,
+        PYTHON_SEQUENCE_S * sequences,
+        PYTHON_PROMPT_S * sum(g.sequences for g in step if g.tokens > 1),
+        rates.forward_s(rows),
+        max(reading_s, weights * sequences / _between(rates.product, sequences)),
+        rates.key_s * sum(g.keys for g in step),
+        rates.pair_s * sum(g.pairs for g in step),
+    ])  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _head(config: ModelConfig, kind: Kind) -> tuple[float, float]:
+    """(weights, bytes) of the head."""
+    head = next(m for m in matrices(config) if m.name == "lm_head.weight")
+    parts = stored(kind_for(config, head, kind), head.rows, head.columns)
+    return float(head.rows * head.columns), float(sum(math.prod(shape) * BYTES[dtype] for _, shape, dtype in parts))
+
+
+def place(step: Step) -> Array:
+    """Where a step lies among others, in octaves: sequences, new tokens of each, context."""
+    sequences, rows = sum(g.sequences for g in step), sum(g.rows for g in step)
+    context = sum(g.sequences * g.context for g in step) / sequences
+    return np.log2(np.array([sequences, rows / sequences, context + 64.0]))
