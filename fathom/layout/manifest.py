@@ -137,7 +137,8 @@ def ray_job(deploy: Deploy, text: str, hosts: Hosts, *, image: str) -> str:
                 f"{hosts.cpus} CPUs; take hosts with more (--cpus), a smaller layout, or lws."
             )
     name = hosts.name
-    words = ["fathom", "serve", f"{MOUNT}/deploy.toml", "--ray", "auto", "--no-browser", "--host", "0.0.0.0"]  # noqa: S104
+    words = ["fathom", "serve", f"{MOUNT}/deploy.toml", "--ray", "auto", "--no-browser"]
+    words += ["--host", "0.0.0.0"]  # noqa: S104
     words += ["--port", str(HTTP_PORT), "--api-key-file", f"{SECRET_MOUNT}/api-keys"]
     head = {"rayStartParams": {"num-cpus": "0"}, "template": _ray_pod(hosts, image, "ray-head")}
     workers = {

@@ -36,7 +36,12 @@ def level(hours: float, peak: float) -> float:
 
 
 def poisson(
-    rate: float, input_tokens: float, output_tokens: float, chance: random.Random, *, spread: float = 0.2,
+    rate: float,
+    input_tokens: float,
+    output_tokens: float,
+    chance: random.Random,
+    *,
+    spread: float = 0.2,
     turns: float = 1.0,
 ) -> Iterator[Arrival]:
     """Requests without end at `rate` [1/s]; lengths are log-normal around their means.

@@ -122,9 +122,7 @@ def setups(shape: Shape, device: Device, choices: Choices, config: ModelConfig |
                         )  # fmt: skip
 
 
-def layouts(
-    shape: Shape, device: Device, most: int, config: ModelConfig | None = None
-) -> Iterator[tuple[Layout, int]]:
+def layouts(shape: Shape, device: Device, most: int, config: ModelConfig | None = None) -> Iterator[tuple[Layout, int]]:
     """(layout, copies of experts per layer) of replicas of up to `most` ranks.
 
     Models with experts spread them over all ranks of a stage (ep = dp * tp), so that dp lanes of attention share them;

@@ -57,6 +57,12 @@ class Point:
         """Requests per second and GPU."""
         return self.rate / self.gpus
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What makes it another layout, not the same with other settings."""
+        setup = self.replica.setup
+        return self.role, setup.layout, setup.device.name
+
 
 @dataclass(frozen=True)
 class Service:
@@ -91,9 +97,8 @@ class Service:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What makes it another layout, not the same with other settings."""
-        pools = (self.decode, self.prefill) if self.prefill else (self.decode,)
-        return tuple((one.replica.setup.layout, one.replica.setup.device.name) for one in pools)
+        """Its pools' layouts."""
+        return self.decode.key, self.prefill.key if self.prefill else None
 
     @property
     def usd_per_hour(self) -> float | None:
@@ -260,6 +265,24 @@ def best_both(one: Replica, workload: Workload) -> Point | None:
 def chunks(workload: Workload) -> Iterator[int]:
     """Sizes of chunks of which a prompt fills at least half of the last one."""
     yield from (chunk for chunk in CHUNKS if chunk < 2 * workload.computed or chunk == CHUNKS[0])
+
+
+def at_rate(point: Point, rate: float, workload: Workload) -> Point:
+    """The same replica with fewer requests than it could take [1/s]: as many as come."""
+    if rate >= point.rate or point.role == "prefill":
+        return point
+    one = point.replica
+
+    def made(seats: float) -> Point:
+        if point.role == "decode":
+            return decode_point(one, seats, workload)
+        return both_point(one, seats, point.chunk, workload) or point
+
+    low, high = 1e-3, point.seats
+    for _ in range(24):
+        middle = (low + high) / 2
+        low, high = (middle, high) if made(middle).rate < rate else (low, middle)
+    return made(high)
 
 
 @dataclass(frozen=True)

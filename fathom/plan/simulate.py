@@ -56,10 +56,11 @@ class Life:
 
 @dataclass
 class Drive:
-    """What `drive` saw. Fields: now_s: the end. row_steps: rows planned. tokens: sampled."""
+    """What `drive` saw. Fields: now_s: the end. step_s: of the latest step. row_steps: rows planned. tokens: sampled."""
 
     lives: dict[str, Life] = field(default_factory=dict)
     now_s: float = 0.0
+    step_s: float = 0.0
     steps: int = 0
     row_steps: int = 0
     tokens: int = 0
@@ -74,6 +75,7 @@ def drive(
     *,
     drafts: int = 0,
     enough: Callable[[Drive], bool] = lambda seen: False,
+    more: Callable[[Drive], Iterable[tuple[float, Request]]] = lambda seen: (),
     seen: Drive | None = None,
     told: Callable[[Sequence[Plan], list[Output]], None] = lambda plans, outputs: None,
 ) -> Drive:
@@ -82,7 +84,8 @@ def drive(
     All lanes step together, and a step takes what `clock` says of its plans. Requests that came during a step are
     there for the next one. Where nothing is to be done, time passes to the next arrival.
 
-    Args: answer: the tokens that come back for a sampling row. seen: what was seen before, to go on from.
+    Args: answer: the tokens that come back for a sampling row. more: requests that depend on what was seen, asked for
+          before each step. seen: what was seen before, to go on from.
     """
     seen = seen or Drive()
     following = next(arrivals, None)
@@ -90,6 +93,8 @@ def drive(
         while following is not None and following[0] <= seen.now_s:
             add(lanes, following[1], Life(following[0]), seen)
             following = next(arrivals, None)
+        for at_s, request in more(seen):
+            add(lanes, request, Life(at_s), seen)
         if not any(lane.scheduler.has_work for lane in lanes):
             if following is None:
                 break
@@ -100,7 +105,7 @@ def drive(
             for lane in lanes
         ]
         seconds = clock(plans)
-        seen.now_s += seconds
+        seen.now_s, seen.step_s = seen.now_s + seconds, seconds
         told(plans, _update(lanes, plans, seconds, answer, seen))
     return seen
 

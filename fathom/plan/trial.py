@@ -10,7 +10,6 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from math import inf
 
 from fathom.batching import Request, SchedulerConfig
 from fathom.plan.arrivals import PARTS, Arrival, length, level, mean_rate, poisson, thinned
@@ -94,7 +93,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be tried, and how. rate: requests for the whole service [1/s]. rows: to plan, at most."""
+    """What is to be tried, and how. rate: requests for the whole service [1/s]. rows: to plan, at most. pace: of steps,
+    over what is predicted.
+    """
 
     service: Service
     workload: Workload
@@ -103,6 +104,7 @@ class Asked:
     trace: tuple[Arrival, ...] = ()
     spread: float = 0.2
     rows: int = ROWS
+    pace: float = 1.0
     progress: Progress = lambda what, share: None
 
     def arrivals(self, share: float, chance: random.Random) -> Iterator[Arrival]:
@@ -121,17 +123,19 @@ def trial(
     trace: Sequence[Arrival] = (),
     spread: float = 0.2,
     rows: int = ROWS,
+    pace: float = 1.0,
     progress: Progress = lambda what, share: None,
 ) -> Trial:
     """Try a plan at its busiest hour, and at other hours where the day has a shape; or on a trace.
 
     Args: seed: the same one gives the same result. spread: of lengths, see arrivals.poisson. rows: to plan at most.
+          pace: 1.1 makes every step a tenth longer than predicted.
     """
     rate = mean_rate(trace) if trace else workload.rps * workload.peak if workload.rps is not None else service.rate
-    asked = Asked(service, workload, rate, seed, tuple(trace), spread, rows, progress)
+    asked = Asked(service, workload, rate, seed, tuple(trace), spread, rows, pace, progress)
     busiest = _window(asked)
     day = None
-    if not trace and workload.peak > 1.0:
+    if not trace and workload.peak > 1.0 and pace == 1.0:
         day = _day(asked, busiest)
     seen = busiest.seen
     return Trial(
@@ -192,7 +196,7 @@ def _prefilling(asked: Asked, point: Point) -> list[float]:
     chance, count = random.Random(asked.seed), min(one.lanes, MOST_LANES)
     prompts = Prompts(hit=workload.hit, page_tokens=PAGE_TOKENS, chance=chance)
     lanes = _lanes(count, limits(point, workload), prompts, workload.input)
-    most = max(PROMPTS, 40 * count)
+    most = max(PROMPTS, 40 * count) * asked.rows // ROWS
     come = islice(asked.arrivals(count / one.lanes / service.prefills, chance), most)
 
     def enough(now: Drive) -> bool:
@@ -201,8 +205,8 @@ def _prefilling(asked: Asked, point: Point) -> list[float]:
         return now.prompts >= most or now.steps >= 4 * STEPS
 
     seen = drive(
-        lanes, ((each.at_s, prompts.request(each, output=1)) for each in come), Steps(point, workload, count),
-        answers(0.0, chance), enough=enough,
+        lanes, ((each.at_s, prompts.request(each, output=1)) for each in come),
+        Steps(point, workload, count, pace=asked.pace), answers(0.0, chance), enough=enough,
     )  # fmt: skip
     return first_tokens(seen, 0.1 * seen.now_s, seen.now_s)
 
@@ -211,29 +215,46 @@ def _decoding(asked: Asked, waits: Sequence[float]) -> _Window:
     """The pool that decodes; it prefills too, unless `waits` says how long that takes elsewhere."""
     service, workload, point = asked.service, asked.workload, asked.service.decode
     one, split, chance = point.replica, service.prefill is not None, random.Random(asked.seed + 1)
-    busy = min(point.seats, asked.rate / service.decodes * workload.output * point.tpot_mean_s)  # Little's law
+    busy = point.mean * asked.rate / service.decodes / point.rate * asked.pace  # in a replica, by Little's law
+    busy = min(busy, point.seats)
     count = int(min(one.lanes, MOST_LANES, max(1, asked.rows / (max(1.0, busy / one.lanes) * LIKELY_STEPS))))
-    hit = 0.0 if split else workload.hit
-    prompts = Prompts(hit=hit, page_tokens=PAGE_TOKENS, chance=chance)
-    own = limits(point, workload)
-    # Prompts that another pool has computed join the next step whole.
-    open_to_all = replace(own, max_batch_tokens=1 << 30, max_stretch=inf) if split else _apart(own, point, prompts, asked)
-    lanes, seen = _lanes(count, open_to_all, prompts, workload.input), Drive()
-    settle(lanes, _under_way(asked, prompts, 0 if asked.trace else round(busy * count / one.lanes), chance), seen)
-    share, late = count / one.lanes, transfer_s(service.prefill, workload) if service.prefill else 0.0
-    come = ((each.at_s, prompts.request(each)) for each in _delayed(asked, share / service.decodes, late, waits, chance))
+    prompts = Prompts(hit=0.0 if split else workload.hit, page_tokens=PAGE_TOKENS, chance=chance)
+    lanes = _lanes(count, _limits(asked, prompts), prompts, workload.input)
+    seen, held = Drive(), round(busy * count / one.lanes)
+    settle(lanes, _under_way(asked, prompts, 0 if asked.trace else held, chance), seen)
+    late = transfer_s(service.prefill, workload) if service.prefill else 0.0
+    sampled = count < one.lanes and not asked.trace
+    found = _delayed(asked, count / one.lanes / service.decodes, late, waits, chance)
+    come = ((each.at_s, prompts.request(each)) for each in (() if sampled else found))
 
     def enough(now: Drive) -> bool:
         if now.steps % 16 == 0:
             asked.progress("decode", max(now.row_steps / asked.rows, now.steps / STEPS))
         return now.row_steps >= asked.rows or now.steps >= STEPS
 
-    clock = Steps(point, workload, count, free=split)
-    drive(lanes, come, clock, answers(one.setup.acceptance, chance), drafts=one.setup.mtp, enough=enough, seen=seen)
+    def refill(now: Drive) -> Iterator[tuple[float, Request]]:
+        """With very many lanes and a router that gives to the emptiest, each lane keeps its number of requests."""
+        for _ in range(held - sum(len(lane.scheduler.live) for lane in lanes) if sampled else 0):
+            at_s = now.now_s - (0.0 if split else chance.random() * now.step_s)
+            yield at_s, prompts.request(replace(next(found), at_s=at_s))
+
+    drive(
+        lanes, come, Steps(point, workload, count, free=split, pace=asked.pace),
+        answers(one.setup.acceptance, chance), drafts=one.setup.mtp, enough=enough, more=refill, seen=seen,
+    )  # fmt: skip
     each = token_times(seen, waiting=split, late_s=late)
-    begin, end = (0.0, seen.now_s) if asked.trace else (0.2 * seen.now_s, seen.now_s - min(workload.ttft_s, seen.now_s / 2))
+    begin = 0.0 if asked.trace else 0.2 * seen.now_s
+    end = seen.now_s - (0.0 if asked.trace else min(workload.ttft_s, seen.now_s / 2))
     preemptions = sum(lane.scheduler.preemptions for lane in lanes)
-    return _Window(first_tokens(seen, begin, end), each, seen, count, share, preemptions, late)
+    return _Window(first_tokens(seen, begin, end), each, seen, count, count / one.lanes, preemptions, late)
+
+
+def _limits(asked: Asked, prompts: Prompts) -> SchedulerConfig:
+    """Of the lanes that decode. Prompts that another pool has computed join the next step whole."""
+    own = limits(asked.service.decode, asked.workload)
+    if asked.service.prefill is not None:
+        return replace(own, max_batch_tokens=1 << 30)
+    return _apart(own, prompts, asked)
 
 
 def _delayed(
@@ -247,7 +268,7 @@ def _delayed(
     return iter(sorted(moved, key=lambda each: each.at_s))
 
 
-def _apart(own: SchedulerConfig, point: Point, prompts: Prompts, asked: Asked) -> SchedulerConfig:
+def _apart(own: SchedulerConfig, prompts: Prompts, asked: Asked) -> SchedulerConfig:
     """Pages for as many requests as there are places, now that their beginnings are the same pages.
 
     Hits of a service are mostly of different texts; here they are of few, which must not make the cache larger.

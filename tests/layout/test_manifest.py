@@ -141,7 +141,7 @@ def test_names_and_numbers_are_checked() -> None:
     assert made.GROUP_PORT == 29400  # the one that `fathom serve` takes under Slurm when --master is left out
 
 
-# The fields of KubeRay's CRD that are used, from ray-operator/apis/ray/v1/rayjob_types.go and raycluster_types.go (v1.4).
+# The fields of KubeRay's CRDs that are used, from ray-operator/apis/ray/v1/{rayjob,raycluster}_types.go (v1.4).
 RAY: dict[str, Any] = {
     "entrypoint": str,
     "submissionMode": {"K8sJobMode", "HTTPMode", "InteractiveMode"},
