@@ -124,7 +124,7 @@ def leader_worker_set(deploy: Deploy, text: str, hosts: Hosts, *, image: str, gr
 
 
 def ray_job(deploy: Deploy, text: str, hosts: Hosts, *, image: str) -> str:
-    """A manifest for `kubectl apply` with KubeRay: the deployment's file, a cluster of hosts, and the front on its head.
+    """A manifest for `kubectl apply` with KubeRay: the deployment's file, a cluster of hosts, a front on its head.
 
     Ray puts each replica on one host, with a CPU for each rank at least. Args: text: the deployment's file.
 

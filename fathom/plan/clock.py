@@ -7,8 +7,8 @@ from math import inf
 
 from fathom.batching import Plan, SchedulerConfig
 from fathom.errors import ConfigError
+from fathom.plan.points import Point
 from fathom.plan.pools import Workload, decode_curve
-from fathom.plan.search import Point
 from fathom.plan.simulate import pages
 
 PAGE_TOKENS = 64

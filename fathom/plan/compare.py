@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from fathom.layout.deploy import Deploy
+from fathom.layout.deploy import read_deploy
 from fathom.plan.deployment import from_deployment
-from fathom.plan.hardware import Catalogue, Device
+from fathom.plan.hardware import Catalogue
+from fathom.plan.points import Point
 from fathom.plan.pools import Choices
-from fathom.plan.search import Point, Service, price
+from fathom.plan.search import Service, price
 from fathom.plan.serving import Found, interval, layout_name, name_of, step_of
-from fathom.plan.shape import Shape
 
 NODE = 8
 
 
-def against(
-    found: Found, other: Deploy, where: str, shape: Shape, catalogue: Catalogue, device: Device, choices: Choices
-) -> Iterator[str]:
-    """Lines that set a deployment beside the plan."""
-    theirs = from_deployment(other, shape, catalogue, device, choices, found.workload)
+def against(found: Found, where: str | Path, catalogue: Catalogue, choices: Choices) -> Iterator[str]:
+    """Lines that set the deployment in a file beside the plan, on the hardware that it names, else the plan's.
+
+    Raises: ConfigError: it cannot be read, or keeps no target.
+    """
     asked, best = found.workload, found.chosen
+    setup = best.decode.replica.setup
+    theirs = from_deployment(read_deploy(where), setup.shape, catalogue, setup.device, choices, asked)
     yield f"Compared with {where}: {name_of(theirs)}"
     rate = theirs.rate_per_gpu / best.rate_per_gpu - 1.0
     yield f"  {abs(rate):.1%} {'more' if rate >= 0 else 'fewer'} requests per GPU than the plan"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from fathom.errors import ConfigError
@@ -12,8 +13,9 @@ from fathom.layout.deploy import Deploy, Pool
 from fathom.plan.clock import limits
 from fathom.plan.hardware import Catalogue, Device
 from fathom.plan.latency import Setup
+from fathom.plan.points import Point, best_both, best_decode, prefill_points
 from fathom.plan.pools import Choices, Workload, replica
-from fathom.plan.search import Point, Service, best_both, best_decode, prefill_points
+from fathom.plan.search import Service
 from fathom.plan.shape import Shape
 
 NAMES = {"both": "main", "prefill": "prefill", "decode": "decode"}
@@ -40,7 +42,19 @@ def _pool(point: Point, replicas: int, workload: Workload) -> Pool:
     )  # fmt: skip
 
 
-def to_toml(deploy: Deploy, remarks: Iterator[str] | tuple[str, ...] = ()) -> str:
+def write(file: Path, service: Service, model: str, workload: Workload, remarks: Iterable[str]) -> None:
+    """Write the deployment. Raises: ConfigError: the file cannot be written."""
+    head = (
+        *remarks,
+        "Two micro-batches, and the precision of weights and cache, are the engine's to have: not set here.",
+    )
+    try:
+        file.write_text(to_toml(deployment(service, model, workload), head), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written ({error.strerror}).") from error
+
+
+def to_toml(deploy: Deploy, remarks: Iterable[str] = ()) -> str:
     """The file, with remarks at its head. Only what differs from a pool's defaults is written."""
     lines = [f"# {line}".rstrip() for line in remarks]
     lines += ["", f"model = {json.dumps(deploy.model)}"]

@@ -11,21 +11,10 @@ from fathom.config import ModelConfig
 from fathom.plan.arrivals import Arrival
 from fathom.plan.hardware import Device
 from fathom.plan.latency import Step
+from fathom.plan.points import Point, at_rate
 from fathom.plan.pools import Choices, Replica, Workload, replicas, setups
 from fathom.plan.quantity import Quantity
-from fathom.plan.search import (
-    Pareto,
-    Point,
-    Pools,
-    Service,
-    at_rate,
-    check_found,
-    cost,
-    pareto,
-    pools,
-    price,
-    services,
-)
+from fathom.plan.search import Pareto, Pools, Service, check_found, cost, pareto, pools, price, services
 from fathom.plan.shape import Shape
 from fathom.plan.trial import ROWS, Trial, trial
 
@@ -80,8 +69,11 @@ def find(
     *,
     config: ModelConfig | None = None,
     model: str = "",
+    curve: bool = True,
 ) -> Found:
     """Search the layouts of every device; a split service has both its pools on the same one.
+
+    Args: config: of a DeepSeek model, which knows more about what divides. curve: work out throughput against speed.
 
     Raises: ConfigError: nothing fits, or nothing meets the targets.
     """
@@ -90,7 +82,7 @@ def find(
         choices = replace(choices, gpus=min(choices.gpus, workload.gpus))
     made: list[Pools] = []
     found: list[Service] = []
-    curve: list[Pareto] = []
+    points: list[Pareto] = []
     fitting = tried = 0
     for device in devices:
         ways = [*setups(shape, device, choices, config)]
@@ -99,13 +91,13 @@ def find(
         own = pools(there, workload, choices.split)
         made.append(own)
         found += services(own, workload)
-        curve += pareto(there, own, workload, choices.split)
+        points += pareto(there, own, workload, choices.split) if curve else []
     pooled = Pools(*(tuple(p for one in made for p in getattr(one, role)) for role in ("decode", "prefill", "both")))
     check_found(found, pooled, fitting, workload)
     ordered = ranked(found, workload)
     other = next((one for one in ordered if one.decode.key != ordered[0].decode.key), None)
     return Found(
-        model or shape.name, workload, tuple(ordered), pooled, other, tuple(front(curve)), fitting, tried
+        model or shape.name, workload, tuple(ordered), pooled, other, tuple(front(points)), fitting, tried
     )  # fmt: skip
 
 
@@ -243,6 +235,7 @@ def trials(
     seed: int = 0,
     trace: Sequence[Arrival] = (),
     spread: float = 0.2,
+    rows: int = ROWS,
     progress: Callable[[str, float], None] = lambda what, share: None,
 ) -> tuple[Trial, Trial, Trial]:
     """(as predicted, slower, faster): the plan tried with steps as predicted and at both ends of their interval."""
@@ -250,7 +243,7 @@ def trials(
     made = [
         trial(
             found.chosen, found.workload, seed=seed, trace=trace, spread=spread, progress=progress,
-            pace=math.exp(side * EIGHTY * sd), rows=ROWS if side == 0 else ROWS * 2 // 5,
+            pace=math.exp(side * EIGHTY * sd), rows=rows if side == 0 else rows * 2 // 5,
         )
         for side in (0, 1, -1)
     ]  # fmt: skip

@@ -6,10 +6,11 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from fathom.plan.points import Point
 from fathom.plan.pools import Workload
 from fathom.plan.quantity import Quantity, digits
 from fathom.plan.report import Chart, Series, as_json, table
-from fathom.plan.search import Pareto, Point, Service
+from fathom.plan.search import Pareto, Service
 from fathom.plan.serving import Found, bound, layout_name, name_of, shares, step_of, verdict, why_not
 from fathom.plan.trial import Trial
 
@@ -17,7 +18,16 @@ ROWS = 12  # of the table of the curve
 
 
 def lines(found: Found, numbers: dict[str, Any], tried: Trial | None) -> Iterator[str]:
-    """The report that a person reads."""
+    """The report that a person reads, in lines of at most 120 columns."""
+    for line in _lines(found, numbers, tried):
+        indent = line[: len(line) - len(line.lstrip())]
+        if len(line) <= 120:
+            yield line
+        else:
+            yield from textwrap.wrap(line.strip(), 120, initial_indent=indent, subsequent_indent=indent + "  ")
+
+
+def _lines(found: Found, numbers: dict[str, Any], tried: Trial | None) -> Iterator[str]:
     one, asked = found.chosen, found.workload
     yield from _question(found)
     yield ""
@@ -32,7 +42,7 @@ def lines(found: Found, numbers: dict[str, Any], tried: Trial | None) -> Iterato
         yield ""
         yield from _trial(found, tried, numbers)
     yield ""
-    yield from textwrap.wrap("Why not the next: " + why_not(found), 118, subsequent_indent="  ")
+    yield "Why not the next: " + why_not(found)
     if (alike := found.alike()) > 1:
         yield f"  {alike - 1:,} other layouts lie within 5 %, which is less than the prediction can tell apart."
     yield ""
@@ -84,28 +94,17 @@ def _result(numbers: dict[str, Any], asked: Workload) -> Iterator[str]:
         ("tpot_p50", "per token p50"), ("tpot_p99", "          p99"), ("usd_per_hour", "cost of an hour"),
         ("usd_per_million_in", "  of 1M tokens in"), ("usd_per_million_out", "  of 1M tokens out"),
     )  # fmt: skip
-    rows = []
+    cells: list[list[str]] = [["", "value", "low 80 %", "high 80 %", "unit", "bound by"]]
     for name, title in names:
-        if name not in numbers:
-            continue
-        one: Quantity | None = numbers[name]
-        if one is None:
-            rows.append((title, None, None, "no price is known", "", ""))
-            continue
-        rows.append((title, one.value, one.low, one.high, one.unit, one.bound))
-    cells = [
-        (title, *(digits(v) if isinstance(v, float) else "" if v is None else v for v in row[:3]), *row[3:])
-        for title, *row in rows
-    ]
-    head = ("", "value", "low 80 %", "high 80 %", "unit", "bound by")
-    widths = [max(len(str(row[i])) for row in (head, *cells)) for i in range(6)]
-    for row in (head, *cells):
-        said = [str(each) for each in row]
-        yield (
-            "  " + said[0].ljust(widths[0])
-            + "".join("  " + each.rjust(w) for each, w in zip(said[1:4], widths[1:4], strict=True))
-            + "  " + said[4].ljust(widths[4]) + "  " + said[5]
-        ).rstrip()  # fmt: skip
+        if name in numbers:
+            one: Quantity | None = numbers[name]
+            known = [one.value, one.low, one.high] if one else [None, None, None]
+            said = ["" if value is None else digits(value) for value in known]
+            cells.append([title, *said, *((one.unit, one.bound) if one else ("no price is known", ""))])
+    widths = [max(len(row[i]) for row in cells) for i in range(6)]
+    for row in cells:
+        right = "".join("  " + each.rjust(width) for each, width in zip(row[1:4], widths[1:4], strict=True))
+        yield f"  {row[0].ljust(widths[0])}{right}  {row[4].ljust(widths[4])}  {row[5]}".rstrip()
     if numbers.get("usd_per_hour") is not None:
         yield f"  prices: {numbers['usd_per_hour'].note}"
 
@@ -115,13 +114,13 @@ def _prefill(point: Point, count: int, asked: Workload) -> Iterator[str]:
     tokens = point.chunk * one.lanes
     yield f"  prefill {layout_name(one)}{extras(point)}: {one.gpus} GPUs a replica, bound by {bound(point)}"
     yield (
-        f"    a step of {tokens:,} tokens ({point.chunk:,} in each of {one.lanes} lanes) takes {point.chunk_s * 1e3:,.1f} ms: "
-        f"{tokens / point.chunk_s / one.gpus:,.0f} tok/s/GPU computed"
+        f"    a step of {tokens:,} tokens ({point.chunk:,} in each of {one.lanes} lanes) takes "
+        f"{point.chunk_s * 1e3:,.1f} ms: {tokens / point.chunk_s / one.gpus:,.0f} tok/s/GPU computed"
     )
     yield f"    {parts(point, point.chunk_s)}"
     yield (
-        f"    x {point.busy:.0%} load / {asked.computed:,.0f} computed tokens a prompt = {point.rate:,.2f} requests/s a "
-        f"replica; x {count} = {count * point.rate:,.1f}"
+        f"    x {point.busy:.0%} load / {asked.computed:,.0f} computed tokens a prompt = {point.rate:,.2f} requests/s "
+        f"a replica; x {count} = {count * point.rate:,.1f}"
     )
     if setup.redundant:
         yield f"    {setup.redundant} copies of experts a layer: balanced to {setup.balanced:.0%}"
@@ -133,8 +132,8 @@ def _decode(point: Point, count: int, asked: Workload) -> Iterator[str]:
     yield f"  {what} {layout_name(one)}{extras(point)}: {one.gpus} GPUs a replica, bound by {bound(point)}"
     yield (
         f"    cache: room for {one.room / one.lanes:,.0f} tokens a lane = {one.seats / one.lanes:,.0f} requests of "
-        f"{asked.context:,.0f} tokens on average; {point.seats / one.lanes:,.1f} are used, {point.mean / one.lanes:,.1f} "
-        "on average"
+        f"{asked.context:,.0f} tokens on average; {point.seats / one.lanes:,.1f} are used, "
+        f"{point.mean / one.lanes:,.1f} on average"
     )
     yield f"    a step of {point.mean:,.0f} sequences takes {point.step_s * 1e3:,.1f} ms"
     yield f"    {parts(point, point.step_s)}"
@@ -144,12 +143,12 @@ def _decode(point: Point, count: int, asked: Workload) -> Iterator[str]:
     if point.role == "both":
         reading, _ = shares(Service(point))
         yield (
-            f"    chunks of {point.chunk:,} tokens add {point.chunk_s * 1e3:,.1f} ms to {point.busy:.0%} of a lane's steps: "
-            f"{reading:.0%} of the time"
+            f"    chunks of {point.chunk:,} tokens add {point.chunk_s * 1e3:,.1f} ms to {point.busy:.0%} of a lane's "
+            f"steps: {reading:.0%} of the time"
         )
     yield (
-        f"    {point.tpot_mean_s * 1e3:,.1f} ms a token x {asked.output:,} tokens: {point.rate:,.2f} requests/s a replica; "
-        f"x {count} = {count * point.rate:,.1f}"
+        f"    {point.tpot_mean_s * 1e3:,.1f} ms a token x {asked.output:,} tokens: {point.rate:,.2f} requests/s "
+        f"a replica; x {count} = {count * point.rate:,.1f}"
     )
 
 
@@ -169,8 +168,8 @@ def parts(point: Point, seconds: float) -> str:
 
 def _trial(found: Found, tried: Trial, numbers: dict[str, Any]) -> Iterator[str]:
     yield (
-        f"Tried with the scheduler: {tried.rate:,.1f} requests/s, {tried.lanes} of {tried.all_lanes} lanes of a replica, "
-        f"{tried.steps:,} steps, {tried.seconds:,.1f} s"
+        f"Tried with the scheduler: {tried.rate:,.1f} requests/s, {tried.lanes} of {tried.all_lanes} lanes of a "
+        f"replica, {tried.steps:,} steps, {tried.seconds:,.1f} s"
     )
     yield from (f"  {line}" for line in verdict(found, tried))
     yield (

@@ -56,7 +56,7 @@ class Life:
 
 @dataclass
 class Drive:
-    """What `drive` saw. Fields: now_s: the end. step_s: of the latest step. row_steps: rows planned. tokens: sampled."""
+    """What `drive` saw. Fields: now_s: the end. step_s: of the latest step. row_steps: rows planned."""
 
     lives: dict[str, Life] = field(default_factory=dict)
     now_s: float = 0.0

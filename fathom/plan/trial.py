@@ -14,8 +14,9 @@ from itertools import islice
 from fathom.batching import Request, SchedulerConfig
 from fathom.plan.arrivals import PARTS, Arrival, length, level, mean_rate, poisson, thinned
 from fathom.plan.clock import PAGE_TOKENS, Steps, limits, transfer_s
+from fathom.plan.points import Point
 from fathom.plan.pools import Workload
-from fathom.plan.search import Point, Service
+from fathom.plan.search import Service
 from fathom.plan.simulate import (
     Drive,
     Lane,
@@ -49,7 +50,8 @@ class Percentiles:
     @classmethod
     def of(cls, values: Sequence[float]) -> Percentiles:
         """Of these values."""
-        return cls(*(percentile(values, at) for at in PERCENTS), count=len(values))
+        p50, p90, p99 = (percentile(values, at) for at in PERCENTS)
+        return cls(p50, p90, p99, len(values))
 
     @classmethod
     def weighted(cls, values: Sequence[tuple[float, float]]) -> Percentiles:
@@ -62,7 +64,7 @@ class Percentiles:
                 if passed >= at / 100.0 * total * (1.0 - 1e-12):
                     found.append(value)
                     break
-        return cls(*found, count=len(ordered)) if len(found) == len(PERCENTS) else cls(0.0, 0.0, 0.0, 0)
+        return cls(found[0], found[1], found[2], len(ordered)) if len(found) == len(PERCENTS) else cls(0.0, 0.0, 0.0, 0)
 
     def at(self, percent: float) -> float:
         """The nearest of them from above [s]."""

@@ -13,6 +13,7 @@ from fathom.errors import ConfigError
 
 if TYPE_CHECKING:
     from fathom.plan.pools import Choices, Workload
+    from fathom.plan.serving import Found
 
 NAME = "serve"
 SUMMARY = "the layout, the replicas and the bill with which a service keeps its targets"
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the plan, and write what was asked for."""
     from fathom.plan import serving, serving_text
     from fathom.plan.arrivals import read_trace
+    from fathom.plan.deployment import write
     from fathom.plan.report import save
 
     workload, file = _workload(args)
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     for path in filter(None, (args.html, args.png)):
         save(path, f"{args.model}: a service", serving_text.charts(found), ["\n".join(said)], facts)
     if file is not None:
-        _write(file, found, said[:4])
+        write(file, found.chosen, args.model, workload, said[:5])
     print(json.dumps(facts) if args.json else "\n".join(said))
     return 0
 
@@ -127,36 +129,21 @@ def _choices(args: argparse.Namespace) -> Choices:
     )  # fmt: skip
 
 
-def _found(args: argparse.Namespace, workload: Workload, choices: Choices) -> tuple[Any, list[str]]:
+def _found(args: argparse.Namespace, workload: Workload, choices: Choices) -> tuple[Found, list[str]]:
     """What the search found, and how a given deployment compares with it."""
-    from fathom.config import ModelConfig, load_config
-    from fathom.layout.deploy import read_deploy
+    from fathom.config import load_config
+    from fathom.plan import families, serving
     from fathom.plan.compare import against
-    from fathom.plan.families import find
     from fathom.plan.hardware import Catalogue
-    from fathom.plan.serving import find as search
 
-    shape, catalogue = find(args.model), Catalogue.read(args.hardware)
-    config: ModelConfig | None = load_config(args.model) if shape.family == "deepseek" else None
+    shape, catalogue = families.find(args.model), Catalogue.read(args.hardware)
+    config = load_config(args.model) if shape.family == "deepseek" else None
     devices = [catalogue.find(name) for given in args.gpu for name in given.split(",")]
-    found = search(shape, devices, workload, choices, config=config, model=args.model)
-    if args.against is None:
-        return found, []
-    other = read_deploy(args.against)
-    return found, ["", *against(found, other, str(args.against), shape, catalogue, devices[0], choices)]
+    found = serving.find(shape, devices, workload, choices, config=config, model=args.model)
+    return found, ["", *against(found, args.against, catalogue, choices)] if args.against else []
 
 
 def _progress() -> Any:
     if not sys.stderr.isatty():
         return lambda what, share: None
     return lambda what, share: print(f"\r  {what} {min(1.0, share):4.0%} ", end="\r", file=sys.stderr, flush=True)
-
-
-def _write(file: Path, found: Any, said: list[str]) -> None:
-    from fathom.plan.deployment import deployment, to_toml
-
-    remarks = (*said, "Overlap, precision of weights and cache are what the engine has; the plan assumes what it says.")
-    try:
-        file.write_text(to_toml(deployment(found.chosen, found.model, found.workload), remarks), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be written ({error.strerror}).") from error
