@@ -7,6 +7,7 @@ from math import inf
 
 from fathom.batching import Plan, SchedulerConfig
 from fathom.errors import ConfigError
+from fathom.plan.memory import cache_bytes
 from fathom.plan.points import Point
 from fathom.plan.pools import Workload, decode_curve
 from fathom.plan.simulate import pages
@@ -45,7 +46,8 @@ class Steps:
             short, long = self._short.seconds(load), self._long.seconds(load)
             seconds += max(0.0, short + (long - short) * share)
         if any(read):
-            seconds += self._reading(self._uneven(sum(read), max(read), self._own_prefill))
+            alone = self._reading(self._uneven(sum(read), max(read), self._own_prefill))
+            seconds += alone * (self._one.mixed if rows else 1.0)
         return seconds * self._pace
 
     def _uneven(self, total: float, most: float, own: float) -> float:
@@ -74,13 +76,13 @@ class Steps:
 
 
 def transfer_s(point: Point, workload: Workload) -> float:
-    """What the cache of one prompt takes from a replica that prefills to one that decodes [s]."""
+    """What the cache of one prompt takes from a replica that prefills to one that decodes [s]: each rank sends its own."""
     setup = point.replica.setup
     speed = setup.device.network_gbs or setup.device.link_gbs or setup.device.pcie_gbs
     if speed is None:
         raise ConfigError(f"device {setup.device.name}: no link is known; a split service needs network_gbs.")
-    per_token = setup.shape.cache_values * (2.0 if setup.cache == "bf16" else 1.14)
-    return workload.input * per_token / (speed * 1e9 * NETWORK)
+    token, state = cache_bytes(setup)
+    return (workload.input * token + state) / (speed * 1e9 * NETWORK)
 
 
 def limits(point: Point, workload: Workload) -> SchedulerConfig:

@@ -173,7 +173,7 @@ def both_point(one: Replica, seats: float, chunk: int, workload: Workload) -> Po
     in which any of them has one. What experts and network do for it is shared out.
     """
     drafted, tokens = one.setup.accepted, min(chunk, workload.computed) * one.lanes
-    adds, own = one.prefill.seconds(tokens), one.own_prefill
+    adds, own = one.mixed * one.prefill.seconds(tokens), one.own_prefill
 
     def settled(sequences: float) -> tuple[float, float, float]:
         """(seconds of a step of decodes, time per token, share of a lane's steps with a chunk) of so many."""
@@ -183,13 +183,13 @@ def both_point(one: Replica, seats: float, chunk: int, workload: Workload) -> Po
         any_lane = 1.0 - max(0.0, 1.0 - share) ** one.lanes
         read = tokens * (own + (1.0 - own) * share / any_lane)
         alone = one.decode.seconds(sequences)
-        return alone, (alone + any_lane * one.prefill.seconds(read)) / gained, share
+        return alone, (alone + any_lane * one.mixed * one.prefill.seconds(read)) / gained, share
 
     mean = occupied(seats, workload.sigmas)
     (_, late, _), (alone, tpot, share) = settled(seats), settled(mean)
     if share >= LOADS[0]:
         return None
-    step = alone + one.prefill.seconds(tokens * (own + (1.0 - own) * share))
+    step = alone + one.mixed * one.prefill.seconds(tokens * (own + (1.0 - own) * share))
     served = math.ceil(workload.computed / chunk) * step
     first = served + workload.percentile / 100.0 * step
     rate = mean / (first + wait_s(served, one.lanes, share) + workload.output * tpot)

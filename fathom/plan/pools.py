@@ -18,13 +18,15 @@ from fathom.config import ModelConfig
 from fathom.errors import ConfigError
 from fathom.layout import Layout
 from fathom.plan.hardware import Device
-from fathom.plan.interim import room_tokens
+from fathom.plan.knobs import shipped
 from fathom.plan.latency import Setup, Step, decode_step, prefill_step
+from fathom.plan.memory import memory
 from fathom.plan.shape import Shape
 
 STEPS_PER_OCTAVE = 3  # points of a curve from one number of sequences to its double: between them it is a straight line
 MOST_TP, MOST_PP = 8, 4
 MOST_COPIES = 0.25  # of the experts: what DeepSeek's own largest pool adds (64 of 256, arXiv:2412.19437, section 3.4)
+MOST_SEATS = 4096  # requests of a lane, where a model keeps next to nothing of each
 LEAST_CHUNK = 64  # the smallest that is looked at: what is left of a prompt
 OWN = ("dense products", "attention", "passes", "all-reduce")  # parts of a step that a lane spends on its own tokens
 CHUNKS = (512, 1024, 2048, 4096, 8192, 16384)  # prompt tokens of a lane in one step
@@ -211,13 +213,18 @@ class Curve:
 
 @dataclass(frozen=True)
 class Replica:
-    """One setup that fits, with its curves. room: tokens of cache; seats: requests that they hold."""
+    """One setup that fits, with its curves.
+
+    Fields: room: tokens of cache; seats: requests that they hold. mixed: what prompts add to a step of decodes, over
+            what they take alone (knobs.py).
+    """
 
     setup: Setup
     room: float
     seats: float
     decode: Curve
     prefill: Curve
+    mixed: float = 1.0
 
     @property
     def gpus(self) -> int:
@@ -249,17 +256,19 @@ def replicas(found: Iterator[Setup] | Sequence[Setup], workload: Workload) -> It
 
 def replica(setup: Setup, workload: Workload) -> Replica | None:
     """A setup with its curves for a workload; None: it does not fit."""
-    dp, room = setup.layout.dp, room_tokens(setup)
-    seats = room / workload.context
-    if room < (workload.input + workload.output) * dp:
+    dp, held = setup.layout.dp, memory(setup)
+    if held.sequences(workload.input + workload.output) < dp:
         return None
+    seats = min(held.sequences(workload.context), MOST_SEATS * dp)
+    knob = shipped().of(setup.shape.family, setup.engine, setup.device.name)
     return Replica(
-        setup, room, seats,
+        setup, min(held.room, seats * workload.context), seats,
         decode=decode_curve(setup, workload.context, seats),
         prefill=Curve(
             lambda load: prefill_step(setup, load, workload.cached, workload.computed), LEAST_CHUNK * dp,
             CHUNKS[-1] * dp,
         ),
+        mixed=knob.prompt,
     )  # fmt: skip
 
 
