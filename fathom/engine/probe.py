@@ -11,28 +11,33 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from statistics import median
 from time import perf_counter
 
 import torch
 
+from fathom.batching.plan import Sampling
 from fathom.batching.request import Request, SamplingParams
 from fathom.engine.bench import PAGE_TOKENS, WARM_UP_TOKENS, Dictated
 from fathom.engine.engine import Engine, EngineConfig
 from fathom.engine.limits import CACHED_BYTES, Step
 from fathom.engine.machine import kind as kind_of
+from fathom.engine.sampler import choose
 from fathom.errors import ConfigError, EngineError
 from fathom.model import Model, PackedTransformer
 from fathom.ops.speed import LARGE_BYTES, PEAK_SIZE, Reads, multiply_adds_per_s, step_s
 
-FOOTPRINTS = (CACHED_BYTES, 16 << 20, 64 << 20, LARGE_BYTES)  # read over and over: what caches of several sizes hold
-PRODUCT_ROWS = (1, 8, 64, 256)
+FOOTPRINTS = (CACHED_BYTES, 32 << 20, LARGE_BYTES)  # read over and over: what caches of several sizes hold
+PRODUCT_ROWS = (1, 8, 64)
 FORWARD_ROWS = (1, 2, 4, 8, 16, 64, 256, 512)
 # (sequences, tokens, context): what attention adds to a forward; two prompts among them
 ATTENTION = ((1, 1, 256), (1, 1, 1024), (4, 1, 1024), (16, 1, 512), (1, 64, 1024), (1, 256, 512))
 LEAST, ENOUGH_S = 3, 0.15  # runs of a kernel, at least; no more once they have taken so long
-DECODED, FEWEST = 12, 3  # steps of a sample of a decode; samples of a point
+# How a token may be chosen if not greedily: with noise, and among some tokens only.
+SAMPLING = {"drawn": SamplingParams(temperature=1.0), "filtered": SamplingParams(temperature=1.0, top_p=0.95)}
+DECODED, CHUNKS, FEWEST = 12, 3, 3  # steps of a sample of a decode, and of a chunk; samples of a point
 Clock = Callable[[], float]
 
 
@@ -41,7 +46,7 @@ class Kernel:
     """One kernel, alone: `tokens` rows in each of `sequences`, after `context` tokens; its time [s].
 
     Of "read", bytes: how many, over and over. Of "product", multiply_adds. "forward" is the model without its head, at
-    the beginning of texts; "attention" what a context adds to that.
+    the beginning of texts; "attention" what a context adds to that; "drawn" and "filtered" the choice of a token.
     """
 
     name: str
@@ -71,7 +76,7 @@ class Sample:
 
 def count_kernels() -> int:
     """How many `kernels` measures."""
-    return len(FOOTPRINTS) + len(PRODUCT_ROWS) + len(FORWARD_ROWS) + len(ATTENTION)
+    return len(FOOTPRINTS) + len(PRODUCT_ROWS) + len(FORWARD_ROWS) + len(ATTENTION) + len(SAMPLING)
 
 
 def kernels(model: Model, clock: Clock = perf_counter) -> Iterator[Kernel]:
@@ -98,6 +103,25 @@ def kernels(model: Model, clock: Clock = perf_counter) -> Iterator[Kernel]:
         late, early = Forward(model, sequences, tokens, context, clock), Forward(model, sequences * tokens, 1, 0, clock)
         added = max(1e-9, late.seconds() - early.seconds())
         yield Kernel("attention", added, sequences, tokens, context)
+    logits = torch.randn(1, model.config.vocab_size, generator=torch.Generator().manual_seed(0))
+    for name, params in SAMPLING.items():
+        yield Kernel(name, _settled(partial(_choice, logits, params, clock)))
+
+
+def _choice(logits: torch.Tensor, params: SamplingParams, clock: Clock) -> float:
+    """Time to choose one token [s]."""
+    began = clock()
+    choose(logits, [Sampling(1, params)])
+    return clock() - began
+
+
+def _settled(run: Callable[[], float]) -> float:
+    """The lower quartile of some runs [s]: of a kernel's times, what was disturbed is the larger half."""
+    taken: list[float] = []
+    run()
+    while len(taken) < LEAST or sum(taken) < ENOUGH_S:
+        taken.append(run())
+    return sorted(taken)[len(taken) // 4]
 
 
 class Forward:
@@ -118,12 +142,8 @@ class Forward:
         self._shape = (rows,)
 
     def seconds(self) -> float:
-        """The lower quartile of some runs [s]: of a kernel's times, what was disturbed is the larger half."""
-        taken: list[float] = []
-        self._run()
-        while len(taken) < LEAST or sum(taken) < ENOUGH_S:
-            taken.append(self._run())
-        return sorted(taken)[len(taken) // 4]
+        """The time of one [s]."""
+        return _settled(self._run)
 
     def _run(self) -> float:
         ids = torch.randint(self._model.config.vocab_size, self._shape, generator=self._draw)
@@ -175,7 +195,7 @@ class Probe:
             self._run(text[: max(1, step.context)])
 
     def sample(self, step: Step) -> tuple[float, float]:
-        """One sample of a step [s], and of what a log tells of it: of a decode, medians over DECODED steps."""
+        """One sample of a step [s], and of what a log tells of it: medians over some steps."""
         return self._chunk(step) if step.tokens > 1 else self._decode(step)
 
     def _decode(self, step: Step) -> tuple[float, float]:
@@ -190,15 +210,19 @@ class Probe:
         return median(whole), median(logged)
 
     def _chunk(self, step: Step) -> tuple[float, float]:
+        """Several in a row, each of another prompt, the first of them only to come into swing."""
+        context, taken = self._texts[0][: step.context], []
         if step.context:
-            self._run(self._texts[0][: step.context])
-        self._add((*self._texts[0][: step.context], *self._drawn(step.tokens, self._random)), 1)
-        before = self.engine.stats().computed_tokens
-        taken = self._step(1)
-        computed = self.engine.stats().computed_tokens - before
-        if computed != step.tokens or self.engine.has_work:
-            raise EngineError(f"a sample of {step} computed {computed} tokens; report this.")
-        return taken
+            self._run(context)
+        for _ in range(1 + CHUNKS):
+            self._add((*context, *self._drawn(step.tokens, self._random)), 1)
+            before = self.engine.stats().computed_tokens
+            taken.append(self._step(1))
+            computed = self.engine.stats().computed_tokens - before
+            if computed != step.tokens or self.engine.has_work:
+                raise EngineError(f"a sample of {step} computed {computed} tokens; report this.")
+        whole, logged = zip(*taken[1:], strict=True)
+        return median(whole), median(logged)
 
     def _run(self, prompt: tuple[int, ...]) -> None:
         self._add(prompt, 1)

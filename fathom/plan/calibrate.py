@@ -24,7 +24,7 @@ import numpy as np
 from fathom.config import ModelConfig, build, read_json
 from fathom.cost import Kind
 from fathom.errors import ConfigError, InputError
-from fathom.plan.ownstep import PARTS, Group, Kernel, Rates, Step, part_seconds, place
+from fathom.plan.ownstep import PARTS, Choice, Group, Kernel, Rates, Step, part_seconds, place
 from fathom.plan.posterior import Array, Fit, choose, fit, student_quantile
 from fathom.plan.quantity import COVERAGE, Quantity
 
@@ -254,9 +254,9 @@ def predict(profile: Profile, step: Step) -> Quantity:
     )  # fmt: skip
 
 
-def decode(profile: Profile, batch: int, context: float) -> Quantity:
+def decode(profile: Profile, batch: int, context: float, sampling: Choice = "greedy") -> Quantity:
     """A step in which each of `batch` sequences generates a token after `context` others [s]."""
-    return predict(profile, (Group(batch, 1, context),))
+    return predict(profile, (Group(batch, 1, context, sampling),))
 
 
 def prefill(profile: Profile, tokens: int, context: float = 0) -> Quantity:

@@ -1,28 +1,33 @@
 """A step of our own engine on a CPU, as a sum of parts whose sizes are arithmetic and whose speeds are measured.
 
-    seconds = step + sequences + prompts + forward + head + keys + pairs
+    seconds = step + sequences + prompts + forward + head + keys + pairs + choices
 
-The first three are scheduler, sampler and Python; the forward was timed alone for some numbers of rows, the head is a
-product, keys and pairs are what contexts add. Each part grows with the work in it, so no longer or wider step is ever
-predicted to be shorter. The measured speeds are only where a fit to the engine's own steps begins (calibrate.py).
+The first three are scheduler and Python; the forward was timed alone for some numbers of rows, the head is a product,
+keys and pairs are what contexts add, choices are of tokens that are not simply the likeliest. Each part grows with the
+work in it, so no longer or wider step is ever predicted to be shorter. The measured speeds are only where a fit to the
+engine's own steps begins (calibrate.py).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fathom.batching.plan import Plan
+from fathom.batching.plan import Plan, Row
 from fathom.config import ModelConfig
 from fathom.cost import BYTES, Kind, kind_for, matrices, stored
 from fathom.errors import ConfigError
 
 Array = NDArray[np.float64]
+# How the next token is chosen: the likeliest, with noise (a temperature), among some only (top_p, penalties and such),
+# or not at all: more of the prompt is to come.
+Choice = Literal["greedy", "drawn", "filtered", "none"]
 
 
 @dataclass(frozen=True)
@@ -43,17 +48,19 @@ PARTS = (
     Part("head", 0.4, "products with weights"),
     Part("keys", 0.6, "attention"),
     Part("pairs", 0.4, "attention"),
+    Part("choices", 0.4, "scheduler and sampler"),
 )
-PYTHON_STEP_S, PYTHON_SEQUENCE_S, PYTHON_PROMPT_S = 1e-4, 1e-5, 3e-4  # guesses, which any measurement overrules
+PYTHON_STEP_S, PYTHON_SEQUENCE_S, PYTHON_PROMPT_S = 1e-4, 1e-5, 1e-4  # guesses, which any measurement overrules
 
 
 @dataclass(frozen=True)
 class Group:
-    """A part of a step: `tokens` new ones in each of `sequences`, each after `context` tokens."""
+    """A part of a step: `tokens` new ones in each of `sequences`, each after `context` tokens, then one chosen."""
 
     sequences: int = 1
     tokens: int = 1
     context: float = 0.0
+    sampling: Choice = "greedy"
 
     def __post_init__(self) -> None:
         for name, least in (("sequences", 1), ("tokens", 1), ("context", 0)):
@@ -82,7 +89,16 @@ Step = tuple[Group, ...]
 
 def step_of(plan: Plan) -> Step:
     """What a recorded Plan computed; empty if nothing."""
-    return tuple(Group(1, len(row.token_ids), row.start) for row in plan.rows if row.token_ids)
+    return tuple(Group(1, len(row.token_ids), row.start, _choice(row)) for row in plan.rows if row.token_ids)
+
+
+def _choice(row: Row) -> Choice:
+    if row.sampling is None:
+        return "none"
+    params = row.sampling.params
+    if params.penalises_output or (params.temperature > 0 and (params.top_k or params.top_p < 1 or params.min_p)):
+        return "filtered"
+    return "drawn" if params.temperature > 0 else "greedy"
 
 
 @dataclass(frozen=True)
@@ -102,12 +118,15 @@ class Kernel:
         return Group(self.sequences, self.tokens, self.context)
 
 
+KERNELS = ("read", "product", "forward", "attention", "drawn", "filtered")
+
+
 @dataclass(frozen=True)
 class Rates:
     """What the kernels reach.
 
     Fields: read: (bytes read over and over [B], their rate [B/s]). product: (rows, multiply-adds per second). forward:
-            (rows, time [s]). key_s: a key read [s]. pair_s: a pair more [s].
+            (rows, time [s]). key_s: a key read [s]. pair_s: a pair more [s]. choice_s: a token chosen so [s].
     """
 
     read: tuple[tuple[float, float], ...]
@@ -115,11 +134,12 @@ class Rates:
     forward: tuple[tuple[float, float], ...]
     key_s: float
     pair_s: float
+    choice_s: dict[Choice, float] = field(default_factory=dict)
 
     @staticmethod
     def of(kernels: Sequence[Kernel]) -> Rates:
         """Raises: ConfigError: some kind of kernel is missing."""
-        named = {n: [k for k in kernels if k.name == n] for n in ("read", "product", "forward", "attention")}
+        named = {n: [k for k in kernels if k.name == n] for n in KERNELS}
         missing = [name for name, found in named.items() if not found]
         if missing:
             raise ConfigError(f"the profile has no measured kernel named {missing[0]!r}; calibrate again.")
@@ -135,6 +155,7 @@ class Rates:
             _rising(_thrifty((float(k.sequences), k.seconds) for k in named["forward"])),
             key_s,
             pair_s,
+            {"drawn": named["drawn"][0].seconds, "filtered": named["filtered"][0].seconds},
         )
 
     def forward_s(self, rows: float) -> float:
@@ -179,16 +200,19 @@ def _between(points: Sequence[tuple[float, float]], at: float) -> float:
 def part_seconds(config: ModelConfig, kind: Kind, rates: Rates, step: Step) -> Array:
     """Each of PARTS at the speed of the kernels [s]."""
     rows, sequences = sum(g.rows for g in step), sum(g.sequences for g in step)
+    chosen = sum(g.sequences for g in step if g.sampling != "none")
     weights, size = _head(config, kind)
     reading_s = size / _between(rates.read, size)
+    head_s = max(reading_s, weights * chosen / _between(rates.product, max(1, chosen)))
     return np.array([
         PYTHON_STEP_S,
         PYTHON_SEQUENCE_S * sequences,
         PYTHON_PROMPT_S * sum(g.sequences for g in step if g.tokens > 1),
         rates.forward_s(rows),
-        max(reading_s, weights * sequences / _between(rates.product, sequences)),
+        head_s if chosen else 0.0,
         rates.key_s * sum(g.keys for g in step),
         rates.pair_s * sum(g.pairs for g in step),
+        sum(rates.choice_s.get(g.sampling, 0.0) * g.sequences for g in step),
     ])  # fmt: skip
 
 

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fathom.batching.plan import Plan, Row
+from fathom.batching.plan import Plan, Row, Sampling
+from fathom.batching.request import SamplingParams
 from fathom.config import load_config
 from fathom.errors import ConfigError
+from fathom.plan.ownstep import KERNELS as KINDS
 from fathom.plan.ownstep import PARTS, Group, Kernel, Rates, part_seconds, place, step_of
 
 CONFIG = load_config("nano")
@@ -25,6 +27,8 @@ KERNELS = (
     Kernel("forward", 8e-3, 256),
     Kernel("attention", 1e-4, 1, 1, 1000),
     Kernel("attention", 3.1e-3, 1, 61, 1000),
+    Kernel("drawn", 5e-5),
+    Kernel("filtered", 9e-5),
 )
 RATES = Rates.of(KERNELS)
 groups = st.builds(Group, st.integers(1, 64), st.integers(1, 512), st.floats(0, 1e5))
@@ -56,7 +60,7 @@ def test_a_disturbed_forward_is_held_to_several_smaller_ones() -> None:
     assert Rates.of(fast).forward_s(256) == pytest.approx(5e-4)  # and never below a smaller one
 
 
-@pytest.mark.parametrize("name", ["read", "product", "forward", "attention"])
+@pytest.mark.parametrize("name", KINDS)
 def test_a_missing_kernel_is_named(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         Rates.of([k for k in KERNELS if k.name != name])
@@ -64,7 +68,7 @@ def test_a_missing_kernel_is_named(name: str) -> None:
 
 def test_attention_needs_both_single_tokens_and_chunks() -> None:
     with pytest.raises(ConfigError, match="chunks"):
-        Rates.of(KERNELS[:-1])
+        Rates.of([k for k in KERNELS if k.tokens == 1])
 
 
 @given(groups)
@@ -82,9 +86,21 @@ def test_a_mixed_step_is_dearer_than_either_and_cheaper_than_both() -> None:
     assert max(seconds(decodes), seconds(chunk)) < both < seconds(decodes) + seconds(chunk)
 
 
+def test_a_choice_costs_what_it_costs_alone() -> None:
+    greedy, drawn, filtered, none = (seconds(Group(8, 1, 300, way)) for way in ("greedy", "drawn", "filtered", "none"))
+    assert drawn - greedy == pytest.approx(8 * 5e-5) and filtered - greedy == pytest.approx(8 * 9e-5)
+    assert none < greedy  # no head
+
+
 def test_a_plan_becomes_its_rows() -> None:
-    plan = Plan(3, rows=(Row("a", (5,), 40, (0, 1, 2)), Row("b", (1, 2, 3), 0, (3,)), Row("c", (), 7, (4,))))
-    assert step_of(plan) == (Group(1, 1, 40), Group(1, 3, 0))
+    ways = {
+        "greedy": SamplingParams(temperature=0.0, top_p=0.5),
+        "drawn": SamplingParams(temperature=0.7),
+        "filtered": SamplingParams(temperature=0.7, top_k=5),
+    }
+    rows = [Row(way, (5,), 40, (0, 1, 2), Sampling(41, params)) for way, params in ways.items()]
+    plan = Plan(3, rows=(*rows, Row("b", (1, 2, 3), 0, (3,)), Row("c", (), 7, (4,))))
+    assert step_of(plan) == (*(Group(1, 1, 40, way) for way in ways), Group(1, 3, 0, "none"))
     assert step_of(Plan(4)) == ()
 
 
