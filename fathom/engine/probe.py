@@ -20,6 +20,7 @@ import torch
 
 from fathom.batching.plan import Sampling
 from fathom.batching.request import Request, SamplingParams
+from fathom.cost import cache_bytes_per_token
 from fathom.engine.bench import PAGE_TOKENS, WARM_UP_TOKENS, Dictated
 from fathom.engine.engine import Engine, EngineConfig
 from fathom.engine.limits import CACHED_BYTES, Step
@@ -33,7 +34,8 @@ FOOTPRINTS = (CACHED_BYTES, 32 << 20, LARGE_BYTES)  # read over and over: what c
 PRODUCT_ROWS = (1, 8, 64)
 FORWARD_ROWS = (1, 2, 4, 8, 16, 64, 256, 512)
 # (sequences, tokens, context): what attention adds to a forward; two prompts among them
-ATTENTION = ((1, 1, 256), (1, 1, 1024), (4, 1, 1024), (16, 1, 512), (1, 64, 1024), (1, 256, 512))
+ATTENTION = ((1, 1, 1024), (8, 1, 256), (8, 1, 1024), (32, 1, 1920), (1, 64, 1024), (1, 256, 512))
+MOST_CACHE_BYTES = 1 << 28  # of latents in a kernel
 LEAST, ENOUGH_S = 3, 0.15  # runs of a kernel, at least; no more once they have taken so long
 # How a token may be chosen if not greedily: with noise, and among some tokens only.
 SAMPLING = {"drawn": SamplingParams(temperature=1.0), "filtered": SamplingParams(temperature=1.0, top_p=0.95)}
@@ -99,7 +101,9 @@ def kernels(model: Model, clock: Clock = perf_counter) -> Iterator[Kernel]:
         yield Kernel("forward", Forward(model, rows, 1, 0, clock).seconds(), rows)
     longest = model.config.max_position_embeddings
     for sequences, tokens, context in ATTENTION:
-        context = min(context, longest - tokens)
+        tokens = min(tokens, longest // 2)
+        room = MOST_CACHE_BYTES // sequences // cache_bytes_per_token(model.config)
+        context = max(1, min(context, longest - tokens, room - tokens))
         late, early = Forward(model, sequences, tokens, context, clock), Forward(model, sequences * tokens, 1, 0, clock)
         added = max(1e-9, late.seconds() - early.seconds())
         yield Kernel("attention", added, sequences, tokens, context)

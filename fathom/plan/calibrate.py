@@ -24,7 +24,7 @@ import numpy as np
 from fathom.config import ModelConfig, build, read_json
 from fathom.cost import Kind
 from fathom.errors import ConfigError, InputError
-from fathom.plan.ownstep import PARTS, Choice, Group, Kernel, Rates, Step, part_seconds, place
+from fathom.plan.ownstep import PARTS, Choice, Group, Kernel, Rates, Step, near_keys, part_seconds, place
 from fathom.plan.posterior import Array, Fit, choose, fit, student_quantile
 from fathom.plan.quantity import COVERAGE, Quantity
 
@@ -95,13 +95,17 @@ class Profile:
     def __post_init__(self) -> None:
         if self.parts != tuple(part.name for part in PARTS) or len(self.whole.mean) != len(PARTS):
             raise ConfigError(f"its factors are {', '.join(self.parts)}; this version has others. Calibrate again.")
-        ModelConfig.from_dict(self.config)
-        Rates.of(self.kernels)
+        _rates(ModelConfig.from_dict(self.config), self.kind, self.kernels)
 
     def work(self, steps: Sequence[Step]) -> Array:
         """The parts of each step at the speed of the kernels [s]."""
-        config, rates = ModelConfig.from_dict(self.config), Rates.of(self.kernels)
+        config = ModelConfig.from_dict(self.config)
+        rates = _rates(config, self.kind, self.kernels)
         return np.array([part_seconds(config, self.kind, rates, step) for step in steps])
+
+
+def _rates(config: ModelConfig, kind: Kind, kernels: Sequence[Kernel]) -> Rates:
+    return Rates.of(kernels, near_keys(config, kind))
 
 
 def calibrated(
@@ -109,7 +113,7 @@ def calibrated(
     kernels: Sequence[Kernel], points: Sequence[Point], others_share: float = 0.0,
 ) -> Profile:  # fmt: skip
     """The profile that measurements make."""
-    rates = Rates.of(kernels)
+    rates = _rates(config, kind, kernels)
     work = np.array([part_seconds(config, kind, rates, point.step) for point in points])
     whole, logged = (fit(work, [getattr(p, name) for p in points], PRIOR_SD) for name in ("seconds", "logged_s"))
     return Profile(
@@ -167,7 +171,7 @@ def candidates(config: ModelConfig, *, most_sequences: int = 32, chunk_tokens: i
 
 def preparing_s(config: ModelConfig, kind: Kind, kernels: Sequence[Kernel], groups: Sequence[Group]) -> list[float]:
     """Time to compute the contexts of each before it can be measured, in chunks as long as the kernels' longest [s]."""
-    rates = Rates.of(kernels)
+    rates = _rates(config, kind, kernels)
     chunk = int(rates.forward[-1][0])
     each: dict[float, float] = {}
     for group in groups:
@@ -220,7 +224,7 @@ def unseen_points(
 
 def part_work(config: ModelConfig, kind: Kind, kernels: Sequence[Kernel], groups: Sequence[Group]) -> Array:
     """The parts of each at the speed of the kernels [s]."""
-    rates = Rates.of(kernels)
+    rates = _rates(config, kind, kernels)
     return np.array([part_seconds(config, kind, rates, (group,)) for group in groups])
 
 

@@ -32,7 +32,9 @@ def log(path: Path, slower: float, header: LogHeader = HEADER) -> str:
     for i in range(42):
         rows = tuple(Row(name, (1,), 100 + i, (0,), GREEDY, propose=int(i > 39)) for name in "abc")
         plan = Plan(i, rows=rows)
-        written.write(StepRecord(plan, (Sampled((1,)),), 0.9 * slower * seconds(step_of(plan)) * (9 if i > 39 else 1)))
+        written.write(
+            StepRecord(plan, (Sampled((1,)),), 0.9 * slower * seconds(step_of(plan, "abc")) * (9 if i > 39 else 1))
+        )
     return str(path)
 
 
