@@ -62,10 +62,15 @@ class Point:
     seconds: float
     logged_s: float
     samples: tuple[float, ...] = ()
+    sampling: Choice = "greedy"
+
+    @property
+    def group(self) -> Group:
+        return Group(self.sequences, self.tokens, self.context, self.sampling)
 
     @property
     def step(self) -> Step:
-        return (Group(self.sequences, self.tokens, self.context),)
+        return (self.group,)
 
 
 @dataclass(frozen=True)
@@ -163,6 +168,8 @@ def candidates(config: ModelConfig, *, most_sequences: int = 32, chunk_tokens: i
     longest = config.max_position_embeddings - ROOM
     contexts = [c for c in CONTEXTS if c < longest] + [max(1, longest)]
     found = [Group(s, 1, c) for s in SEQUENCES if s <= most_sequences for c in contexts]
+    ways: tuple[Choice, ...] = ("drawn", "filtered")
+    found += [Group(s, 1, contexts[1], way) for s in SEQUENCES if s <= most_sequences for way in ways]
     for tokens in (t for t in CHUNKS if t <= chunk_tokens and t < longest):
         pages = ((c - tokens if c == contexts[-1] else c) // PAGE_TOKENS * PAGE_TOKENS for c in (0, *contexts[2:]))
         found += [Group(1, tokens, context) for context in sorted(set(pages)) if 0 <= context <= longest - tokens]

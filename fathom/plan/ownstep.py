@@ -50,7 +50,7 @@ PARTS = (
     Part("near", 0.4, "attention"),
     Part("far", 0.6, "attention"),
     Part("pairs", 0.4, "attention"),
-    Part("choices", 0.4, "scheduler and sampler"),
+    Part("choices", 0.6, "scheduler and sampler"),
 )
 # Guesses, which any measurement overrules: of a step, a sequence in it, a prompt that begins, a token of that.
 PYTHON_STEP_S, PYTHON_SEQUENCE_S, PYTHON_PROMPT_S, PYTHON_TOKEN_S = 1e-4, 1e-5, 1e-4, 2e-7

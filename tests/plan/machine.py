@@ -39,7 +39,8 @@ def points(groups: Sequence[Group], noise: float, seed: int) -> list[Point]:
     draw = np.random.default_rng(seed)
     taken = [seconds((g,)) * math.exp(noise * draw.standard_normal()) for g in groups]
     return [
-        Point(g.sequences, g.tokens, int(g.context), s, 0.9 * s, (s, s)) for g, s in zip(groups, taken, strict=True)
+        Point(g.sequences, g.tokens, int(g.context), s, 0.9 * s, (s, s), g.sampling)
+        for g, s in zip(groups, taken, strict=True)
     ]
 
 
