@@ -11,9 +11,9 @@ from fathom.plan.hardware import Device
 from fathom.plan.kernels import Reach, shipped
 
 
-def dispatch_row_bytes(hidden: int) -> int:
-    """A token's row in FP8, with an FP32 scale for each 128 values [B]."""
-    return hidden + -(-hidden // 128) * 4
+def dispatch_row_bytes(hidden: int, *, low_latency: bool = False) -> int:
+    """A token's row in FP8, with an FP32 scale for each 128 values; low-latency kernels put 16 bytes before it [B]."""
+    return hidden + -(-hidden // 128) * 4 + (16 if low_latency else 0)
 
 
 def combine_row_bytes(hidden: int) -> int:
@@ -45,12 +45,13 @@ def crossing(device: Device, ranks: int, chosen: float, nodes: float, *, low_lat
 
 def all_to_all(
     device: Device, ranks: int, tokens: float, row_bytes: float, *, chosen: float = 8, nodes: float = 4,
-    low_latency: bool = False, reach: Reach | None = None,
+    low_latency: bool = False, overlapped: bool = False, reach: Reach | None = None,
 ) -> float:  # fmt: skip
     """Seconds of one direction, dispatch or combine, in one layer.
 
     Args: ranks: of the expert-parallel group. tokens: of each rank. row_bytes: of a token, see dispatch_row_bytes and
           combine_row_bytes. chosen: experts of a token. nodes: that it may visit at most; 0: as many as it likes.
+          overlapped: a few cores carry it while the others compute.
     """
     _check(ranks, tokens * row_bytes)
     if ranks == 1:
@@ -58,36 +59,56 @@ def all_to_all(
     reach = reach or shipped()
     remote, local = crossing(device, ranks, chosen, nodes, low_latency=low_latency)
     size = tokens * row_bytes
-    network = size * remote / (network_bytes_per_s(device) * reach.network_share) if remote else 0.0
-    share = 0.95 if low_latency else reach.link_share
+    reached = reach.overlapped_share if overlapped else reach.network_share
+    network = size * remote / (network_bytes_per_s(device) * reached) if remote else 0.0
+    share = reach.direct_link_share if low_latency else reach.link_share
     link = size * local / (link_bytes_per_s(device) * share)
     return (reach.direct_us if low_latency else reach.pipelined_us) * 1e-6 + max(network, link)
 
 
+def decode_bound(
+    layers: int, tokens: float, hidden: int, bytes_per_s: float, *, rows: float, batches: int = 2
+) -> float:
+    """Least seconds of a decode step whose exchanges alone take time, however fast a device computes.
+
+    A token sends `rows` rows out in FP8 and gets as many back in BF16, in each layer, of `batches` micro-batches that
+    take turns: "Insights into DeepSeek-V3", arXiv:2505.09343, section 2.3.2.
+
+    Args: tokens: of a micro-batch on one device. bytes_per_s: of its link [B/s].
+    """
+    _check(1, tokens)
+    return layers * batches * (1 + 2) * tokens * rows * hidden / bytes_per_s
+
+
 def all_reduce(device: Device, ranks: int, size: float, reach: Reach | None = None) -> float:
-    """Seconds to sum `size` bytes over all ranks, each of which has as many [s]."""
-    return _ring(device, ranks, size, 2.0, reach)
+    """Seconds to sum `size` bytes over all ranks, each of which has as many."""
+    return _collective(device, ranks, size, 2.0, reach)
 
 
 def all_gather(device: Device, ranks: int, size: float, reach: Reach | None = None) -> float:
     """Seconds until each rank has all of `size` bytes, of which it had its part; a reduce-scatter takes as long."""
-    return _ring(device, ranks, size, 1.0, reach)
+    return _collective(device, ranks, size, 1.0, reach)
 
 
-def _ring(device: Device, ranks: int, size: float, passes: float, reach: Reach | None) -> float:
+def _collective(device: Device, ranks: int, size: float, passes: float, reach: Reach | None) -> float:
+    """Inside a scale-up domain straight to all while small, around a ring when large; beyond, each rank its part."""
     _check(ranks, size)
     if ranks == 1:
         return 0.0
     reach = reach or shipped()
     inside = min(ranks, device.link_world)
     domains = -(-ranks // inside)
-    start = reach.sum_us + reach.sum_hop_us * (inside - 1)
-    seconds = passes * size * (inside - 1) / inside / (link_bytes_per_s(device) * reach.link_share)
-    if domains > 1:  # each rank passes its part on between the domains
-        start += reach.sum_network_us
-        part = size / inside
-        seconds += passes * part * (domains - 1) / domains / (network_bytes_per_s(device) * reach.network_share)
-    return start * 1e-6 + seconds
+    seconds = 0.0
+    if inside > 1:
+        link = link_bytes_per_s(device)
+        carried = passes * size * (inside - 1) / inside
+        straight = reach.sum_us * 1e-6 + carried / min(link * reach.sum_share, reach.sum_gbs * 1e9)
+        ring = (reach.ring_us + reach.ring_hop_us * inside) * 1e-6 + carried / (link * reach.link_share)
+        seconds = min(straight, ring)
+    if domains > 1:
+        part = passes * size / inside * (domains - 1) / domains
+        seconds += reach.sum_network_us * 1e-6 + part / (network_bytes_per_s(device) * reach.network_share)
+    return seconds
 
 
 def send(device: Device, size: float, *, remote: bool = True, reach: Reach | None = None) -> float:
