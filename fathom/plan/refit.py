@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from fathom.plan import rates
 from fathom.plan.hardware import Catalogue
 from fathom.plan.knobs import Knobs
 from fathom.plan.latency import Setup, decode_step
+from fathom.plan.predict import predict_serving
+from fathom.plan.quantity import Quantity
 from fathom.plan.rows import Case, case
 
 MEMORY = (0.7, 0.75, 0.8, 0.85)  # shares of the bandwidth that are tried
@@ -34,6 +36,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class Point:
     """One measured time, split into what is multiplied by a knob."""
 
+    name: str
     group: str
     keys: tuple[str, ...]
     value: float
@@ -66,7 +69,9 @@ def _tpot_point(one: Case, knobs: Knobs) -> Point:
     reading = 0.0
     if one.way == "aggregated":
         reading = rates.prompt_s(one.setup, each, one.prompt, knobs) * each / one.output
-    return Point(one.group, keys_of(one.setup), one.value / 1e3, (layers / one.setup.accepted, reading), max(0.0, rest))
+    return Point(
+        one.id, one.group, keys_of(one.setup), one.value / 1e3, (layers / one.setup.accepted, reading), max(0.0, rest)
+    )
 
 
 def ttft_points(found: Sequence[Case], knobs: Knobs) -> list[Point]:
@@ -78,7 +83,7 @@ def ttft_points(found: Sequence[Case], knobs: Knobs) -> list[Point]:
             step = decode_step(one.setup, one.concurrency, one.prompt + one.output / 2, knobs)
             queued = step.seconds * one.concurrency**rates.STEPS_POWER
             terms = (1.0, reading * math.sqrt(one.concurrency), queued)
-            points.append(Point(one.group, keys_of(one.setup), one.value / 1e3, terms, reading))
+            points.append(Point(one.id, one.group, keys_of(one.setup), one.value / 1e3, terms, reading))
     return points
 
 
@@ -101,6 +106,7 @@ class Pool:
             for key in point.keys:
                 for at in moved.get(key.split(" ")[0], ()):
                     self.select[row, at, self.slots[key, at]] = 1.0
+        self.names = [p.name for p in points]
         self.terms = np.array([p.coefficients for p in points])
         self.offset = np.array([p.offset for p in points])
         self.value = np.array([p.value for p in points])
@@ -182,7 +188,21 @@ def refit(rows: Sequence[Mapping[str, str]], catalogue: Catalogue) -> Knobs:
     means, _ = first.fit(np.arange(len(first.points)))
     ttft = {name: round(math.exp(means[at]), 4) for at, name in enumerate(("start", "queue", "steps"))}
     spread = {"tpot": spread_of(pool), "ttft": spread_of(first)}
-    return Knobs(made.layer, made.memory, made.prompt, added, ttft, spread)
+    made = Knobs(made.layer, made.memory, made.prompt, added, ttft, spread)
+    return replace(made, spread=spread | spreads(rows, catalogue, made))
+
+
+def spreads(rows: Sequence[Mapping[str, str]], catalogue: Catalogue, knobs: Knobs) -> dict[str, float]:
+    """The same of what is predicted without a fit of its own: saturated replicas, prompts, large decoding replicas."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        one = case(row, catalogue)
+        kind = {"saturated": "most", "prefill": "prefill", "decode": "large"}.get(getattr(one, "way", ""))
+        if kind:
+            said = predict_serving(row, catalogue, knobs)
+            if isinstance(said, Quantity):
+                found.setdefault(kind, []).append(abs(math.log(said.value / float(row["value"]))))
+    return {kind: round(float(np.quantile(error, 0.8)), 3) for kind, error in found.items()}
 
 
 def spread_of(pool: Pool) -> float:

@@ -19,9 +19,8 @@ from fathom.plan.hardware import Catalogue
 from fathom.plan.latency import Setup
 from fathom.plan.shape import Shape
 
-#: What a name means where it is not that of a preset. DeepSeek-V3.2's sparse attention is not modelled: short contexts.
+#: What a name means where it is not that of a preset.
 ALIASES = (
-    (r"deepseek.*v?3\.2", "deepseek-v3"),
     (r"deepseek.*(r1|v3)|^v3\b", "deepseek-r1"),
     (r"deepseek.*v2.*lite", "deepseek-v2-lite"),
     (r"deepseek.*v2", "deepseek-v2"),
@@ -54,7 +53,7 @@ WRITTEN = (("w4", "mxfp4"), ("q4_k_m", "q4_k_m"), ("int8", "int8"), ("fp8", "fp8
 RANDOM_SHARE = 0.9  # lengths uniform in [0.8, 1.0] of nominal: their mean
 #: Mean tokens of the data sets of MLPerf Inference (prompt, answer) where a row does not say; mlcommons/inference.
 DATASETS = {"deepseek-r1": (800, 3750), "llama-2-70b": (294, 294), "llama-3.1-405b": (9400, 684),
-            "mixtral-8x7b": (400, 145), "gpt-oss-120b": (300, 1200), "llama-3.1-8b": (778, 73)}  # fmt: skip
+            "mixtral-8x7b": (400, 145), "llama-3.1-8b": (778, 73)}  # fmt: skip
 #: Limits of its scenarios, p99 [s per token]; mlcommons/inference_policies.
 LIMITS = {
     ("deepseek-r1", "server"): 0.080, ("deepseek-r1", "interactive"): 0.015, ("llama-2-70b", "server"): 0.200,
@@ -96,6 +95,13 @@ class Case:
     cached: float = 0.0
 
 
+def normal(row: dict[str, str], before: dict[str, str] | None = None) -> dict[str, str]:
+    """A row whose conditions say "same" of the row before it has that row's conditions too."""
+    if before is not None and row["conditions"].lower().startswith("same") and row["model"] == before["model"]:
+        return {**row, "conditions": f"{before['conditions']}; {row['conditions']}"}
+    return row
+
+
 def case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
     """What a serving row asks."""
     try:
@@ -107,6 +113,8 @@ def case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
 def model(name: str) -> Shape:
     """The shape that a name means. Raises: ConfigError: none is known."""
     plain = name.lower()
+    if re.search(r"v3\.2|\bdsa\b", plain):
+        raise ConfigError(f"{name}: sparse attention (DSA) is not modelled.")
     for pattern, found in ALIASES:
         if re.search(pattern, plain):
             return families.find(found)
@@ -122,6 +130,8 @@ def _case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
     engine = next((name for word, name in ENGINES.items() if word in system), "")
     number, unit = float(row["value"]), row["unit"]
     count = int(float(row["n_gpus"] or 1)) or 1
+    if row["input_len"].startswith("n/p") and row["output_len"].startswith("n/p") and shape.name not in DATASETS:
+        return Refusal("the lengths of its prompts and answers are not published")
     prompt, output = lengths(row, shape.name)
     base = Setup(
         shape, device, precision=weights(row["precision"], shape), engine=engine, mtp=drafts(row),
