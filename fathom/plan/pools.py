@@ -142,6 +142,8 @@ def layouts(shape: Shape, device: Device, most: int, config: ModelConfig | None 
                 for pp in (1, 2, MOST_PP):
                     if pp * stage > most or (pp > 1 and (stage > device.link_world or pp > shape.layers)):
                         continue
+                    if device.network_gbs is None and (pp > 1 or stage > device.link_world):
+                        continue  # nothing leads from one machine to another
                     made = replace(layout, pp=pp)
                     if _allowed(made, copies, config):
                         yield made, copies
