@@ -20,7 +20,7 @@ from fathom.errors import ConfigError
 from fathom.layout import Layout
 from fathom.plan import exchange, kernels
 from fathom.plan.hardware import Device
-from fathom.plan.knobs import Knob, Knobs, shipped
+from fathom.plan.knobs import Knobs, shipped, years
 from fathom.plan.precision import PRECISIONS, Precision, precision
 from fathom.plan.shape import Block, Shape
 
@@ -33,8 +33,6 @@ BLEND = 2.5  # exponent of the smooth maximum of compute and reading
 SHARED_CORES = 20 / 132
 WAIT = 0.07  # standard deviation of the time of a rank's step, relative: sequences, lengths and experts differ
 PASS_BYTES = 40  # read and written between products, for each value of a token's width, in a layer
-HOST_S = 15e-6  # of a step, for each sequence: scheduling, sampling, text
-SUMS_S = 30e-6  # of a layer's time, the two sums of its tp ranks; none where attention is data-parallel
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Setup:
     """One replica: a model on devices in a layout.
 
     Fields: precision: of the weights; "" as the checkpoint has them. engine: whose measurements tell of it, "" for the
-            mean of all. mtp: tokens drafted per step, each accepted with `acceptance`. overlap: two micro-batches, one
+            mean of all; date: of its version, such as 2026-02, "" for the middle of those measured. mtp: tokens drafted per step, each accepted with `acceptance`. overlap: two micro-batches, one
             computes while the other exchanges. redundant: copies of busy experts per layer. balancedness: mean load of
             the ranks over that of the busiest; None: what `balanced` takes.
     """
@@ -53,6 +51,7 @@ class Setup:
     precision: str = ""
     cache: str = "bf16"
     engine: str = ""
+    date: str = ""
     mtp: int = 0
     acceptance: float = 0.8
     overlap: bool = False
@@ -70,6 +69,7 @@ class Setup:
             raise ConfigError(f"mtp is {self.mtp} and redundant {self.redundant}; neither may be below 0.")
         if self.balancedness is not None and not 0 < self.balancedness <= 1:
             raise ConfigError(f"balancedness is {self.balancedness:g}; it must be above 0, and at most 1.")
+        years(self.date)
 
     @property
     def devices(self) -> int:
@@ -80,6 +80,14 @@ class Setup:
     def weights(self) -> Precision:
         """How the weights are stored."""
         return precision(self.precision or self.shape.precision)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What its knobs are named by."""
+        return (
+            f"family {self.shape.family}", f"engine {self.engine}", f"device {self.device.name}",
+            f"precision {self.weights.name}",
+        )  # fmt: skip
 
     @property
     def accepted(self) -> float:
@@ -140,7 +148,7 @@ def decode_step(setup: Setup, sequences: float, context: float, knobs: Knobs | N
     """
     if not (sequences > 0 and context > 0):
         raise ConfigError(f"{sequences:g} sequences at {context:g} tokens; both must be above 0.")
-    knob = (knobs or shipped()).of(setup.shape.family, setup.engine, setup.device.name)
+    knob = (knobs or shipped()).of(setup.keys, setup.date)
     layout, shape, device = setup.layout, setup.shape, setup.device
     tokens = sequences * (1 + setup.mtp)
     dense, experts = weights_work(setup, tokens)
@@ -150,12 +158,12 @@ def decode_step(setup: Setup, sequences: float, context: float, knobs: Knobs | N
     peak = device.peak(setup.weights.peak) * kernels.matmul_share(device) * COMPUTE_SHARE
     read = device.memory_bytes_per_s * knob.memory
     parts = [
-        Part("layers", shape.layers * _layer_s(setup, knob), bound="launches"),
+        Part("layers", shape.layers * knob.layer_s, bound="launches"),
         _product("dense products", dense, peak, read),
         _product("experts", experts, peak, read),
         attention(setup, lane, context, knob.memory),
         _passes(setup, tokens / layout.dp),
-        Part("host", HOST_S * lane, bound="host"),
+        Part("host", knob.host_s * lane, bound="host"),
         *exchanges(setup, tokens),
     ]
     if setup.mtp and shape.mtp:
@@ -174,7 +182,7 @@ def prefill_step(
         raise ConfigError(
             f"{tokens:g} tokens in prompts of {prompt:g} after {cached:g}; the first two must be above 0."
         )
-    knob = (knobs or shipped()).of(setup.shape.family, setup.engine, setup.device.name)
+    knob = (knobs or shipped()).of(setup.keys, setup.date)
     layout, shape, device = setup.layout, setup.shape, setup.device
     prompts = max(1e-9, tokens / layout.dp / prompt)
     seconds = sum(
@@ -184,7 +192,7 @@ def prefill_step(
     )
     flops = sum(b.count * tokens * b.attention.flops(cached + prompt / 2) for b in shape.blocks) / setup.devices
     parts = [
-        Part("layers", shape.layers * _layer_s(setup, knob), bound="launches"),
+        Part("layers", shape.layers * knob.layer_s, bound="launches"),
         *products(setup, tokens / (2 if setup.overlap else 1), 2 if setup.overlap else 1),
         Part("attention", seconds, flops=flops, bound="compute"),
         _passes(setup, tokens / layout.dp),
@@ -291,7 +299,13 @@ def exchanges(setup: Setup, tokens: float, *, prompts_only: bool = False) -> Ite
             size += each * row * moe.chosen
         busiest = 1.0 / setup.balanced if prompts_only else 1.0
         yield Part("all-to-all", seconds * shape.moe_layers * busiest, bytes=size * shape.moe_layers, bound="network")
-    if layout.tp > 1 and prompts_only:  # in a decode step they are part of the time of a layer
+    if layout.ep == 1 and layout.dp > 1 and shape.moe:  # each rank has a slice of every expert, so it sees all tokens
+        size = tokens * shape.hidden
+        each = exchange.all_gather(device, layout.dp * layout.tp, size) + exchange.all_gather(
+            device, layout.dp * layout.tp, 2.0 * size
+        )
+        yield Part("gather", shape.moe_layers * each, bytes=3 * size * shape.moe_layers, bound="network")
+    if layout.tp > 1:
         size = tokens / layout.dp * shape.hidden * 2.0
         each = exchange.all_reduce(device, layout.tp, size)
         yield Part("all-reduce", 2 * shape.layers * each, bytes=2 * shape.layers * size, bound="links")
@@ -302,10 +316,6 @@ def _passes(setup: Setup, tokens: float) -> Part:
     size = setup.shape.layers * PASS_BYTES * setup.shape.hidden * tokens / setup.layout.tp
     read = setup.device.memory_bytes_per_s * kernels.shipped().elementwise_share
     return Part("passes", size / read, bytes=size, bound="memory bandwidth")
-
-
-def _layer_s(setup: Setup, knob: Knob) -> float:
-    return knob.layer_s - (SUMS_S if setup.layout.tp == 1 else 0.0)
 
 
 def _product(name: str, work: Work, peak: float, read: float) -> Part:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from fathom.errors import ConfigError
 from fathom.layout import Layout
 from fathom.plan import families
-from fathom.plan.hardware import Catalogue
+from fathom.plan.hardware import Catalogue, Device
 from fathom.plan.latency import Setup
+from fathom.plan.rates import Service
 from fathom.plan.shape import Shape
 
 #: What a name means where it is not that of a preset. DeepSeek-V3.2's sparse attention is not modelled: short contexts.
@@ -94,6 +95,14 @@ class Case:
     replicas: tuple[int, int] = (1, 1)
     devices: int = 1
     cached: float = 0.0
+    poll: float = 1
+
+    @property
+    def service(self) -> Service:
+        """The same, as rates.py takes it."""
+        return Service(
+            self.setup, self.concurrency, self.prompt, self.output, self.reads, self.replicas, self.poll, ran=True
+        )  # fmt: skip
 
 
 def case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
@@ -124,8 +133,8 @@ def _case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
     count = int(float(row["n_gpus"] or 1)) or 1
     prompt, output = lengths(row, shape.name)
     base = Setup(
-        shape, device, precision=weights(row["precision"], shape), engine=engine, mtp=drafts(row),
-        acceptance=accepted(conditions), cache="fp8" if "fp8 kv" in conditions else "bf16",
+        shape, device, precision=weights(row["precision"], shape), engine=engine, date=dated(conditions),
+        mtp=drafts(row), acceptance=accepted(conditions), cache=cached_as(row, device, engine),
         overlap="tbo" in words(row) or "dbo" in words(row) or "overlap" in words(row), redundant=redundant(row, shape),
         balancedness=1.0 if "balanced routing" in conditions else None,
     )  # fmt: skip
@@ -140,7 +149,6 @@ def _case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
     if spread is not None:
         reads, decodes, replicas = spread
         devices = replicas[0] * reads.devices + replicas[1] * decodes.devices
-        reads, decodes = (replace(one, engine=f"{engine} split") for one in (reads, decodes))
         return Case(**made, way="split", setup=decodes, reads=reads, replicas=replicas, prompt=prompt, output=output,
                     concurrency=_concurrency(row), devices=devices)  # fmt: skip
     limit = next((LIMITS.get((shape.name, s), float("inf")) for s in ("server", "interactive") if s in system), None)
@@ -152,7 +160,7 @@ def _case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
     setup = _with_layout(base, layout(row["parallelism"], count, shape))
     if row["kind"] == "serving_mixed":
         return Case(**made, way="aggregated", setup=setup, prompt=prompt, output=output, devices=setup.devices,
-                    concurrency=_concurrency(row))  # fmt: skip
+                    concurrency=_concurrency(row), poll=poll(row, device, engine))  # fmt: skip
     return _large(row, setup, made, prompt, output, count)
 
 
@@ -173,6 +181,26 @@ def _large(
         limit = 2.0 / (float(found[1]) + float(found[2]))
     return Case(**made, way=way, setup=setup, prompt=prompt, output=output, concurrency=each * setup.layout.dp,
                 devices=count, limit_s=limit, cached=_hits(row))  # fmt: skip
+
+
+def dated(conditions: str) -> str:
+    """Year and month of a measurement that says them, "" otherwise."""
+    found = re.search(r"measured=(20\d\d-(?:0[1-9]|1[0-2]))", conditions)
+    return found[1] if found else ""
+
+
+def cached_as(row: Mapping[str, str], device: Device, engine: str) -> Literal["bf16", "fp8"]:
+    """How latents, keys and values are kept: as a row says; InferenceX: FP8, but for SGLang on Hopper."""
+    narrow = "inferencex" in row["source"].lower() and (device.fp4_tflops is not None or engine == "trtllm")
+    return "fp8" if narrow or "fp8 kv" in row["conditions"].lower() else "bf16"
+
+
+def poll(row: Mapping[str, str], device: Device, engine: str) -> float:
+    """Decode steps between two looks at the door: InferenceX lets SGLang look rarely on Blackwell
+    (`--scheduler-recv-interval`, benchmarks/single_node/fixed_seq_len)."""
+    if engine != "sglang" or "inferencex" not in row["source"].lower() or device.fp4_tflops is None:
+        return 1
+    return 30 if _concurrency(row) >= 16 else 10
 
 
 def _hits(row: Mapping[str, str]) -> float:
