@@ -32,7 +32,10 @@ BLEND = 2.5  # exponent of the smooth maximum of compute and reading
 #: Two micro-batches: what exchange and compute lose by sharing the device's cores (20 of 132 in DeepSeek-V3, 3.2.2).
 SHARED_CORES = 20 / 132
 WAIT = 0.07  # standard deviation of the time of a rank's step, relative: sequences, lengths and experts differ
-PASS_BYTES = 40  # read and written between products, for each value of a token's width, in a layer
+#: Read and written between products, in a layer: for each value of a token's width (two norms with their residuals and
+#: quantised copies, query, keys, output), of a row that goes to an expert (gathered in FP8, added up in BF16), and of the
+#: gate and up products of an expert (BF16, activated, quantised).
+PASS_BYTES, ROW_BYTES, GATE_BYTES = 24, 6, 10
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,10 @@ class Setup:
     """One replica: a model on devices in a layout.
 
     Fields: precision: of the weights; "" as the checkpoint has them. engine: whose measurements tell of it, "" for the
-            mean of all; date: of its version, such as 2026-02, "" for the middle of those measured. mtp: tokens drafted per step, each accepted with `acceptance`. overlap: two micro-batches, one
-            computes while the other exchanges. redundant: copies of busy experts per layer. balancedness: mean load of
-            the ranks over that of the busiest; None: what `balanced` takes.
+            mean of all; date: of its version, such as 2026-02, "" for the middle of those measured. mtp: tokens drafted
+            per step, each accepted with `acceptance`. overlap: two micro-batches, one computes while the other
+            exchanges. redundant: copies of busy experts per layer. balancedness: mean load of the ranks over that of the
+            busiest; None: what `balanced` takes.
     """
 
     shape: Shape
@@ -312,8 +316,15 @@ def exchanges(setup: Setup, tokens: float, *, prompts_only: bool = False) -> Ite
 
 
 def _passes(setup: Setup, tokens: float) -> Part:
-    """Norms, activations, quantisation, rotary embedding and residuals of a rank's tokens; launches not counted."""
-    size = setup.shape.layers * PASS_BYTES * setup.shape.hidden * tokens / setup.layout.tp
+    """Norms, activations, quantisation, rotary embedding and residuals of a dp rank's tokens; rows of experts that are
+    gathered, activated and added up. Launches not counted."""
+    shape, layout = setup.shape, setup.layout
+    width = 0.0
+    for block in shape.blocks:
+        width += block.count * PASS_BYTES * shape.hidden
+        if block.moe:
+            width += block.count * block.moe.chosen * (ROW_BYTES * shape.hidden + GATE_BYTES * block.moe.width)
+    size = width * tokens / layout.tp
     read = setup.device.memory_bytes_per_s * kernels.shipped().elementwise_share
     return Part("passes", size / read, bytes=size, bound="memory bandwidth")
 
@@ -348,7 +359,7 @@ def _joined(setup: Setup, parts: list[Part], sd: float) -> Step:
     total = sum(part.seconds for part in parts)
     if setup.overlap and sent:
         compute = total - sent
-        hidden = min(sent, compute * (1 - SHARED_CORES))
+        hidden = min(sent, compute) * (1 - SHARED_CORES)
         parts = [
             Part(p.name, p.seconds, p.flops, p.bytes, p.bound, hidden if p.name == "all-to-all" else 0.0) for p in parts
         ]

@@ -6,14 +6,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+from fathom.errors import ConfigError
 from fathom.layout import Layout
 from fathom.plan import rates
 from fathom.plan.hardware import Catalogue
 from fathom.plan.knobs import Knobs, shipped
 from fathom.plan.latency import Setup, decode_step
-from fathom.plan.memory import memory
+from fathom.plan.memory import Memory, memory
 from fathom.plan.quantity import Quantity
-from fathom.plan.rows import Case, Refusal, case
+from fathom.plan.rows import Case, Refusal, case, counted, layout, lengths, model, redundant, weights
 
 STEP_TOKENS = 16_384  # of prompts, read by a dp rank in one step where a row does not say
 NODE = 8
@@ -27,7 +28,7 @@ def predict_serving(row: Mapping[str, str], catalogue: Catalogue, knobs: Knobs |
         return asked
     knobs = knobs or shipped()
     if asked.way in ("aggregated", "split"):
-        return _latency(asked, _in_flight(asked, knobs), knobs)
+        return _latency(asked, rates.measured(asked.service, knobs), knobs)
     if asked.way == "saturated":
         found = best(asked, knobs)
         if found is None:
@@ -36,15 +37,6 @@ def predict_serving(row: Mapping[str, str], catalogue: Catalogue, knobs: Knobs |
     if asked.way == "prefill":
         return _prefill(asked, knobs)
     return _decode(asked, knobs)
-
-
-def _in_flight(asked: Case, knobs: Knobs) -> rates.Rates:
-    if asked.way == "split":
-        assert asked.reads is not None, "a split case has replicas that read"
-        return rates.split(
-            asked.reads, asked.setup, asked.replicas, asked.concurrency, asked.prompt, asked.output, knobs
-        )
-    return rates.aggregated(asked.setup, asked.concurrency, asked.prompt, asked.output, knobs)
 
 
 def _latency(asked: Case, found: rates.Rates, knobs: Knobs) -> Quantity | Refusal:
@@ -88,8 +80,6 @@ def _prefill(asked: Case, knobs: Knobs) -> Quantity | Refusal:
 def _decode(asked: Case, knobs: Knobs) -> Quantity | Refusal:
     setup, context = asked.setup, asked.prompt + asked.output / 2
     setups = [setup] if setup.overlap or setup.layout.dp == 1 else [setup, replace(setup, overlap=True)]
-    if "no" in asked.id:
-        setups = [setup]
     count = asked.concurrency or memory(setup).sequences(context)
     while count >= 1:
         step = min((decode_step(s, count, context, knobs) for s in setups), key=lambda found: found.seconds)
@@ -114,3 +104,38 @@ def _rate(asked: Case, each: float, kind: str, knobs: Knobs, bound: str) -> Quan
 def _interval(value: float, asked: Case, kind: str, knobs: Knobs, bound: str) -> Quantity:
     spread = math.exp(knobs.spread.get(kind, 0.3))
     return Quantity(value, asked.unit, asked.metric, value / spread, value * spread, bound, "fitted")
+
+
+def predict_memory(row: Mapping[str, str], catalogue: Catalogue) -> Quantity | Refusal:
+    """Bytes of weights, what they leave free, and requests that fit: the memory rows of a replica in service."""
+    try:
+        return _memory(row, catalogue)
+    except ConfigError as error:
+        return Refusal(str(error))
+
+
+def _memory(row: Mapping[str, str], catalogue: Catalogue) -> Quantity | Refusal:
+    metric, shape = row["metric"], model(row["model"])
+    kind = weights(row["precision"], shape)
+    if metric == "weight_bytes":
+        setup = Setup(shape, next(iter(catalogue.values())), precision=kind, mtp=int("mtp" in row["model"].lower()))
+        return Quantity(weight_bytes(memory(setup)), row["unit"], "weights as stored", source="computed")
+    device = catalogue.find(row["hardware"])
+    count = max(1, int(counted(row["n_gpus"] or "1", "n_gpus")))
+    setup = Setup(shape, device, layout(row["parallelism"], count, shape), precision=kind, redundant=redundant(row, shape))
+    found = memory(setup)
+    if metric == "free_memory_per_gpu_after_weights":
+        free = device.memory_bytes - weight_bytes(found)
+        return Quantity(free / 1e9, row["unit"], "of a device, less its weights", source="computed")
+    if "batch_per_gpu" in metric:
+        prompt, output = lengths(row, shape.name)
+        held = found.sequences(prompt + (output if row["output_len"] else 0)) / setup.layout.dp
+        if "fits" in metric:  # an operating point: it must fit
+            held = min(held, counted(row["value"], "value"))
+        return Quantity(held, row["unit"], "sequences that a device has room for", source="computed")
+    return Refusal(f"metric {metric} of memory")
+
+
+def weight_bytes(found: Memory) -> float:
+    """Of a device [B]."""
+    return sum(size for part, size in found.parts.items() if part not in ("runtime", "activations"))

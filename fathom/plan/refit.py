@@ -90,6 +90,7 @@ class Pool:
 
     def __init__(self, points: Sequence[Point], noise: float, start: Knobs = START) -> None:
         self.points, self.noise = list(points), noise
+        self._all: Array | None = None
         self.names = sorted({name for point in points for _, name, _ in point.loads})
         self.place = {name: at for at, name in enumerate(self.names)}
         self.terms = np.array([p.terms for p in points])
@@ -138,17 +139,18 @@ class Pool:
         loss = (FREEDOM + 1) / 2 * self.noise**2 * np.log1p(residual**2 / scale).sum()
         return float(loss + (precision * (found - self.zero) ** 2).sum() / 2)
 
-    def without(self) -> dict[str, Array]:
-        """The parameters for each group, from all others."""
-        start, _ = self.fit()
-        return {str(g): self.fit(np.flatnonzero(self.groups != g), start)[0] for g in np.unique(self.groups)}
+    def without(self, group: str) -> Array:
+        """The parameters from all groups but one."""
+        if self._all is None:
+            self._all = self.fit()[0]
+        return self.fit(np.flatnonzero(self.groups != group), self._all)[0]
 
     def left_out(self) -> Array:
         """The times of all points, each by parameters that its group had no part in [s]."""
         found = np.zeros(len(self.points))
-        for group, parameters in self.without().items():
+        for group in np.unique(self.groups):
             inside = np.flatnonzero(self.groups == group)
-            found[inside] = self.predict(parameters, inside)
+            found[inside] = self.predict(self.without(str(group)), inside)
         return found
 
 

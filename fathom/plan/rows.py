@@ -7,6 +7,7 @@ unit, conditions, group. What people wrote by hand is read loosely (`TP8`, `DEP8
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -65,6 +66,14 @@ LIMITS = {
 }  # fmt: skip
 
 
+#: Columns of a row, and those that a file must have.
+COLUMNS = (
+    "id", "kind", "system", "model", "hardware", "n_gpus", "parallelism", "precision", "input_len", "output_len",
+    "batch", "metric", "value", "unit", "source", "conditions", "group",
+)  # fmt: skip
+NEEDED = ("kind", "model", "hardware", "metric", "value", "unit")
+
+
 @dataclass(frozen=True)
 class Refusal:
     """Why a row is not predicted."""
@@ -108,9 +117,26 @@ class Case:
 def case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
     """What a serving row asks."""
     try:
-        return _case(row, catalogue)
+        return _case({name: row.get(name) or "" for name in COLUMNS}, catalogue)
     except ConfigError as error:
         return Refusal(str(error))
+
+
+def engine_of(system: str) -> str:
+    """The engine that a system's name tells of; "" if none."""
+    plain = system.lower()
+    return next((name for word, name in ENGINES.items() if word in plain), "")
+
+
+def counted(text: str, what: str) -> float:
+    """A finite number above 0. Raises: ConfigError: it is not."""
+    try:
+        number = float(text.replace(",", ""))
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise ConfigError(f"{what} is {text!r}; a number above 0 is needed.")
+    return number
 
 
 def model(name: str) -> Shape:
@@ -128,9 +154,9 @@ def _case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
         return Refusal("devices of two kinds: a GPU beside a CPU that holds the experts")
     device = catalogue.find(re.sub(r"^\d+x ", "", row["hardware"]))
     system, conditions = row["system"].lower(), row["conditions"].lower()
-    engine = next((name for word, name in ENGINES.items() if word in system), "")
-    number, unit = float(row["value"]), row["unit"]
-    count = int(float(row["n_gpus"] or 1)) or 1
+    engine = engine_of(system)
+    number, unit = counted(row["value"], "value"), row["unit"]
+    count = max(1, int(counted(row["n_gpus"] or "1", "n_gpus")))
     prompt, output = lengths(row, shape.name)
     base = Setup(
         shape, device, precision=weights(row["precision"], shape), engine=engine, date=dated(conditions),
@@ -140,7 +166,7 @@ def _case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
     )  # fmt: skip
     made: dict[str, Any] = {
         "id": row["id"],
-        "group": row["group"],
+        "group": row["group"].removeprefix("serving_mixed:ix_"),
         "metric": row["metric"],
         "unit": unit,
         "value": number,
