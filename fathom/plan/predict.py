@@ -6,15 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from fathom.errors import ConfigError
 from fathom.layout import Layout
 from fathom.plan import rates
 from fathom.plan.hardware import Catalogue
 from fathom.plan.knobs import Knobs, shipped
 from fathom.plan.latency import Setup, decode_step
-from fathom.plan.memory import Memory, memory
+from fathom.plan.memory import USED_SHARE, memory
 from fathom.plan.quantity import Quantity
-from fathom.plan.rows import Case, Refusal, case, counted, layout, lengths, model, redundant, weights
+from fathom.plan.rows import Case, Refusal, case
 
 STEP_TOKENS = 16_384  # of prompts, read by a dp rank in one step where a row does not say
 NODE = 8
@@ -37,6 +36,26 @@ def predict_serving(row: Mapping[str, str], catalogue: Catalogue, knobs: Knobs |
     if asked.way == "prefill":
         return _prefill(asked, knobs)
     return _decode(asked, knobs)
+
+
+def predict_memory(row: Mapping[str, str], catalogue: Catalogue) -> Quantity | Refusal:
+    """What a row says of memory that a model takes, or of the batch that fits."""
+    asked = case({**row, "kind": "serving_decode", "batch": "", "n_gpus": row["n_gpus"] or "1"}, catalogue)
+    if isinstance(asked, Refusal):
+        return asked
+    setup, metric = asked.setup, row["metric"]
+    if metric in ("weight_bytes", "dram"):
+        held = memory(replace(setup, layout=Layout(), mtp=1), chunk=0)
+        size = held.used - held.parts["runtime"]
+        return Quantity(size / (1e9 if row["unit"] == "GB" else 1.0), row["unit"], metric)
+    held = memory(setup)
+    if metric == "free_memory_per_gpu_after_weights":
+        free = setup.device.memory_bytes * USED_SHARE - held.used
+        return Quantity(free / 1e9, row["unit"], metric, free / 1.2e9, free / 0.8e9)
+    if "batch" in metric:
+        most = held.sequences(asked.prompt + asked.output) / setup.layout.dp
+        return Quantity(most, row["unit"], metric, most / 1.3, most * 1.3)
+    return Refusal(f"metric {metric}")
 
 
 def _latency(asked: Case, found: rates.Rates, knobs: Knobs) -> Quantity | Refusal:
@@ -104,38 +123,3 @@ def _rate(asked: Case, each: float, kind: str, knobs: Knobs, bound: str) -> Quan
 def _interval(value: float, asked: Case, kind: str, knobs: Knobs, bound: str) -> Quantity:
     spread = math.exp(knobs.spread.get(kind, 0.3))
     return Quantity(value, asked.unit, asked.metric, value / spread, value * spread, bound, "fitted")
-
-
-def predict_memory(row: Mapping[str, str], catalogue: Catalogue) -> Quantity | Refusal:
-    """Bytes of weights, what they leave free, and requests that fit: the memory rows of a replica in service."""
-    try:
-        return _memory(row, catalogue)
-    except ConfigError as error:
-        return Refusal(str(error))
-
-
-def _memory(row: Mapping[str, str], catalogue: Catalogue) -> Quantity | Refusal:
-    metric, shape = row["metric"], model(row["model"])
-    kind = weights(row["precision"], shape)
-    if metric == "weight_bytes":
-        setup = Setup(shape, next(iter(catalogue.values())), precision=kind, mtp=int("mtp" in row["model"].lower()))
-        return Quantity(weight_bytes(memory(setup)), row["unit"], "weights as stored", source="computed")
-    device = catalogue.find(row["hardware"])
-    count = max(1, int(counted(row["n_gpus"] or "1", "n_gpus")))
-    setup = Setup(shape, device, layout(row["parallelism"], count, shape), precision=kind, redundant=redundant(row, shape))
-    found = memory(setup)
-    if metric == "free_memory_per_gpu_after_weights":
-        free = device.memory_bytes - weight_bytes(found)
-        return Quantity(free / 1e9, row["unit"], "of a device, less its weights", source="computed")
-    if "batch_per_gpu" in metric:
-        prompt, output = lengths(row, shape.name)
-        held = found.sequences(prompt + (output if row["output_len"] else 0)) / setup.layout.dp
-        if "fits" in metric:  # an operating point: it must fit
-            held = min(held, counted(row["value"], "value"))
-        return Quantity(held, row["unit"], "sequences that a device has room for", source="computed")
-    return Refusal(f"metric {metric} of memory")
-
-
-def weight_bytes(found: Memory) -> float:
-    """Of a device [B]."""
-    return sum(size for part, size in found.parts.items() if part not in ("runtime", "activations"))

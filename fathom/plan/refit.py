@@ -17,6 +17,8 @@ from fathom.plan import rates
 from fathom.plan.hardware import Catalogue
 from fathom.plan.knobs import MEANS, Knobs, years
 from fathom.plan.latency import decode_step
+from fathom.plan.predict import predict_serving
+from fathom.plan.quantity import Quantity
 from fathom.plan.rows import Case, case
 
 MEMORY = (0.8, 0.85, 0.9, 0.95, 1.0)  # shares of the bandwidth that are tried
@@ -44,6 +46,7 @@ class Point:
     loads: (term, parameter, how much of it) for all that move a term.
     """
 
+    name: str
     group: str
     value: float
     terms: tuple[float, ...]
@@ -71,7 +74,7 @@ def tpot_point(one: Case, knobs: Knobs) -> Point:
     for key in setup.keys:
         kind = key.split(" ")[0]
         loads += [(at, f"{key}/{name}", 1.0) for at, name in ((0, "layer"), (2, "prompt")) if (name, kind) in NARROW]
-    return Point(one.group, one.value / 1e3, (layers, lane, prompts), tuple(loads), rest)
+    return Point(one.id, one.group, one.value / 1e3, (layers, lane, prompts), tuple(loads), rest)
 
 
 def ttft_point(one: Case, knobs: Knobs) -> Point:
@@ -82,7 +85,7 @@ def ttft_point(one: Case, knobs: Knobs) -> Point:
     loads = [(at, name, 1.0) for at, name in enumerate(("start", "steps", "waits"))]
     loads += [(at, f"{key}/{name}", 1.0) for key in rates.first_keys(service)
               for at, name in enumerate(("start", "steps", "waits"))]  # fmt: skip
-    return Point(one.group, one.value / 1e3, (1.0, step, waited), tuple(loads))
+    return Point(one.id, one.group, one.value / 1e3, (1.0, step, waited), tuple(loads))
 
 
 class Pool:
@@ -91,18 +94,19 @@ class Pool:
     def __init__(self, points: Sequence[Point], noise: float, start: Knobs = START) -> None:
         self.points, self.noise = list(points), noise
         self._all: Array | None = None
-        self.names = sorted({name for point in points for _, name, _ in point.loads})
-        self.place = {name: at for at, name in enumerate(self.names)}
+        self.parameters = sorted({name for point in points for _, name, _ in point.loads})
+        self.place = {name: at for at, name in enumerate(self.parameters)}
+        self.names = [p.name for p in points]
         self.terms = np.array([p.terms for p in points])
         self.offset = np.array([p.offset for p in points])
         self.value = np.array([p.value for p in points])
         self.groups = np.array([p.group for p in points])
-        self.select = np.zeros((*self.terms.shape, len(self.names)))
+        self.select = np.zeros((*self.terms.shape, len(self.parameters)))
         for row, point in enumerate(points):
             for term, name, share in point.loads:
                 self.select[row, term, self.place[name]] += share
-        self.zero = np.array([0.0 if "/" in name else start.total(name, ()) for name in self.names])
-        self.prior = np.array([_width(name) for name in self.names])
+        self.zero = np.array([0.0 if "/" in name else start.total(name, ()) for name in self.parameters])
+        self.prior = np.array([_width(name) for name in self.parameters])
 
     def predict(self, found: Array, rows: Array) -> Array:
         """Times of some of the points [s]."""
@@ -173,7 +177,7 @@ def into(knobs: Knobs, pool: Pool, found: Array) -> Knobs:
     """`knobs` with the parameters of a pool."""
     added = {key: dict(table) for key, table in knobs.added.items()}
     means: dict[str, float] = {}
-    for name, value in zip(pool.names, (round(float(v), 4) for v in found), strict=True):
+    for name, value in zip(pool.parameters, (round(float(v), 4) for v in found), strict=True):
         key, _, parameter = name.rpartition("/")
         if key:
             added.setdefault(key, {})[parameter] = value
@@ -202,7 +206,21 @@ def refit(rows: Sequence[Mapping[str, str]], catalogue: Catalogue) -> Knobs:
     }  # fmt: skip
     first = ttft_pool(found, best)
     spread = {"tpot": spread_of(pool), "ttft": spread_of(first)}
-    return replace(into(best, first, first.fit()[0]), covariance=covariance, spread=spread)
+    made = replace(into(best, first, first.fit()[0]), covariance=covariance, spread=spread)
+    return replace(made, spread=spread | spreads(rows, catalogue, made))
+
+
+def spreads(rows: Sequence[Mapping[str, str]], catalogue: Catalogue, knobs: Knobs) -> dict[str, float]:
+    """The same of what is predicted without a fit of its own: saturated replicas, prompts, large decoding replicas."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        one = case(row, catalogue)
+        kind = {"saturated": "most", "prefill": "prefill", "decode": "large"}.get(getattr(one, "way", ""))
+        if kind:
+            said = predict_serving(row, catalogue, knobs)
+            if isinstance(said, Quantity):
+                found.setdefault(kind, []).append(abs(math.log(said.value / float(row["value"]))))
+    return {kind: round(float(np.quantile(error, 0.8)), 3) for kind, error in found.items()}
 
 
 def spread_of(pool: Pool) -> float:
@@ -219,7 +237,7 @@ def toml(knobs: Knobs) -> str:
         "prompt": f"prompts between decode steps, over what kernels take: {math.exp(knobs.prompt):.2f}",
         "drift": "of `layer`, a year",
     }
-    lines = ["# Written by `fathom plan validate --refit`, from data/measured.csv. Logarithms, but for drift."]
+    lines = ["# Written by `fathom plan validate --refit fathom/plan/data/knobs.toml`. Logarithms, but for drift."]
     lines += [f"{name} = {getattr(knobs, name)}  # {notes[name]}" for name in MEANS]
     for title in ("first", "covariance", "spread"):
         table = getattr(knobs, title)

@@ -21,9 +21,8 @@ from fathom.plan.latency import Setup
 from fathom.plan.rates import Service
 from fathom.plan.shape import Shape
 
-#: What a name means where it is not that of a preset. DeepSeek-V3.2's sparse attention is not modelled: short contexts.
+#: What a name means where it is not that of a preset.
 ALIASES = (
-    (r"deepseek.*v?3\.2", "deepseek-v3"),
     (r"deepseek.*(r1|v3)|^v3\b", "deepseek-r1"),
     (r"deepseek.*v2.*lite", "deepseek-v2-lite"),
     (r"deepseek.*v2", "deepseek-v2"),
@@ -56,7 +55,7 @@ WRITTEN = (("w4", "mxfp4"), ("q4_k_m", "q4_k_m"), ("int8", "int8"), ("fp8", "fp8
 RANDOM_SHARE = 0.9  # lengths uniform in [0.8, 1.0] of nominal: their mean
 #: Mean tokens of the data sets of MLPerf Inference (prompt, answer) where a row does not say; mlcommons/inference.
 DATASETS = {"deepseek-r1": (800, 3750), "llama-2-70b": (294, 294), "llama-3.1-405b": (9400, 684),
-            "mixtral-8x7b": (400, 145), "gpt-oss-120b": (300, 1200), "llama-3.1-8b": (778, 73)}  # fmt: skip
+            "mixtral-8x7b": (400, 145), "llama-3.1-8b": (778, 73)}  # fmt: skip
 #: Limits of its scenarios, p99 [s per token]; mlcommons/inference_policies.
 LIMITS = {
     ("deepseek-r1", "server"): 0.080, ("deepseek-r1", "interactive"): 0.015, ("llama-2-70b", "server"): 0.200,
@@ -64,14 +63,6 @@ LIMITS = {
     ("llama-3.1-405b", "interactive"): 0.080, ("mixtral-8x7b", "server"): 0.200, ("gpt-oss-120b", "server"): 0.080,
     ("gpt-oss-120b", "interactive"): 0.015, ("llama-3.1-8b", "server"): 0.100, ("llama-3.1-8b", "interactive"): 0.030,
 }  # fmt: skip
-
-
-#: Columns of a row, and those that a file must have.
-COLUMNS = (
-    "id", "kind", "system", "model", "hardware", "n_gpus", "parallelism", "precision", "input_len", "output_len",
-    "batch", "metric", "value", "unit", "source", "conditions", "group",
-)  # fmt: skip
-NEEDED = ("kind", "model", "hardware", "metric", "value", "unit")
 
 
 @dataclass(frozen=True)
@@ -114,10 +105,17 @@ class Case:
         )  # fmt: skip
 
 
+def normal(row: dict[str, str], before: dict[str, str] | None = None) -> dict[str, str]:
+    """A row whose conditions say "same" of the row before it has that row's conditions too."""
+    if before is not None and row["conditions"].lower().startswith("same") and row["model"] == before["model"]:
+        return {**row, "conditions": f"{before['conditions']}; {row['conditions']}"}
+    return row
+
+
 def case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
     """What a serving row asks."""
     try:
-        return _case({name: row.get(name) or "" for name in COLUMNS}, catalogue)
+        return _case(row, catalogue)
     except ConfigError as error:
         return Refusal(str(error))
 
@@ -142,6 +140,8 @@ def counted(text: str, what: str) -> float:
 def model(name: str) -> Shape:
     """The shape that a name means. Raises: ConfigError: none is known."""
     plain = name.lower()
+    if re.search(r"v3\.2|\bdsa\b", plain):
+        raise ConfigError(f"{name}: sparse attention (DSA) is not modelled.")
     for pattern, found in ALIASES:
         if re.search(pattern, plain):
             return families.find(found)
@@ -157,6 +157,8 @@ def _case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
     engine = engine_of(system)
     number, unit = counted(row["value"], "value"), row["unit"]
     count = max(1, int(counted(row["n_gpus"] or "1", "n_gpus")))
+    if row["input_len"].startswith("n/p") and row["output_len"].startswith("n/p") and shape.name not in DATASETS:
+        return Refusal("the lengths of its prompts and answers are not published")
     prompt, output = lengths(row, shape.name)
     base = Setup(
         shape, device, precision=weights(row["precision"], shape), engine=engine, date=dated(conditions),
@@ -166,7 +168,7 @@ def _case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
     )  # fmt: skip
     made: dict[str, Any] = {
         "id": row["id"],
-        "group": row["group"].removeprefix("serving_mixed:ix_"),
+        "group": row["group"],
         "metric": row["metric"],
         "unit": unit,
         "value": number,

@@ -1,221 +1,218 @@
-"""Predictions of measured points, and how far off they are: by kind, device, engine or model.
+"""The planner against measured points: its error by kind, metric, hardware, engine and model, and what it refuses.
 
-A file of points has the columns of data/measured.csv (`value` in `unit`, a `group` of rows that hang together). A row
-that is not understood is refused by name and counted. A group that the knobs were fitted to can be left out of the fit
-that predicts it (`without`), so that the error is that on a system never seen.
+A group is one system, model and layout family. With groups left out, each point in flight, and each training run, is
+predicted by knobs that its own group had no part in: the error on a system never seen. Kernels' laws are not refitted.
 """
 
 from __future__ import annotations
 
 import csv
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from fathom.errors import ConfigError, InputError
+from fathom.errors import ConfigError
 from fathom.plan import refit
 from fathom.plan.hardware import Catalogue
 from fathom.plan.kernel_rows import predict_kernel
-from fathom.plan.knobs import Knobs, shipped
+from fathom.plan.knobs import shipped
 from fathom.plan.predict import predict_memory, predict_serving
 from fathom.plan.quantity import Quantity
-from fathom.plan.rows import COLUMNS, NEEDED, Refusal, engine_of, model
+from fathom.plan.rows import ALIASES, ENGINES, Refusal, normal
+from fathom.plan.training.knobs import left_out
+from fathom.plan.training.predict import computed, predict_training
 
-FILE = Path(__file__).parent / "data" / "measured.csv"
-SERVING = ("serving_mixed", "serving_decode", "serving_prefill")
-BY = ("kind", "metric", "hardware", "engine", "model", "group")
+COLUMNS = (
+    "id", "kind", "system", "model", "hardware", "n_gpus", "parallelism", "precision", "input_len", "output_len",
+    "batch", "metric", "value", "unit", "conditions", "group",
+)  # fmt: skip
+DATA = Path(__file__).parent / "data" / "measured.csv"
+BY = ("kind", "metric", "hardware", "engine", "model")
 Row = Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A row, its measured value, and the prediction or why there is none."""
+    """A row and what was said of it. value, low, high: in the unit of the row; reason: of a refusal."""
 
     row: Row
-    measured: float
-    found: Quantity | Refusal
+    value: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    reason: str = ""
 
     @property
-    def error(self) -> float | None:
-        """Predicted over measured, less 1."""
-        return None if isinstance(self.found, Refusal) else self.found.value / self.measured - 1
+    def measured(self) -> float:
+        """The row's value."""
+        return float(self.row["value"])
 
     @property
-    def covered(self) -> bool:
+    def error(self) -> float:
+        """Predicted over measured, less one."""
+        return self.value / self.measured - 1
+
+    @property
+    def inside(self) -> bool:
         """Whether the interval holds what was measured."""
-        one = self.found
-        return not isinstance(one, Refusal) and one.low is not None and one.low <= self.measured <= (one.high or 0.0)
-
-    def named(self, by: str) -> str:
-        """What the row counts under. Args: by: one of BY."""
-        if by == "engine":
-            return engine_of(self.row["system"]) or "other"
-        if by == "hardware":
-            return _known(lambda: Catalogue.read().find(self.row["hardware"]).name, self.row["hardware"])
-        if by == "model":
-            return _known(lambda: model(self.row["model"]).name, self.row["model"])
-        if by == "metric":
-            return metric_of(self.row)
-        return self.row[by] or "unnamed"
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        said = {name: self.row[name] for name in ("id", "kind", "system", "model", "hardware", "metric", "unit")}
-        if isinstance(self.found, Refusal):
-            return said | {"measured": self.measured, "refused": self.found.reason}
-        return said | {"measured": self.measured, "predicted": self.found.to_dict(), "error": self.error}
+        return self.low <= self.measured <= self.high
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Of the rows under one name. median, p90: of the absolute error; bias: median of the error; all over measured.
-    coverage: share of what was measured that lies in its 80 % interval, of the rows that have one."""
+    """Of some rows: how many, how many refused, absolute error (median, p90), bias (median), share in the interval."""
 
-    name: str
     rows: int
     refused: int
-    median: float | None
-    p90: float | None
-    bias: float | None
-    coverage: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return dict(vars(self))
+    median: float | None = None
+    p90: float | None = None
+    bias: float | None = None
+    covered: float | None = None
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a file, each with all columns.
-
-    Raises: InputError: no such file, not CSV, or columns are missing.
-    """
+    """The rows of a file. Raises: ConfigError: it cannot be read, lacks a column, or a value is no number."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            found = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            if missing:
+                raise ConfigError(f"{path} has no column {missing[0]!r}; it must have {', '.join(COLUMNS)}.")
+            rows: list[dict[str, str]] = []
+            for row in reader:
+                plain = {name: text or "" for name, text in row.items() if name}
+                rows.append(normal(plain, rows[-1] if rows else None))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as CSV: {error}; give a file like data/measured.csv.") from None
-    missing = [name for name in NEEDED if not found or name not in found[0]]
-    if missing:
-        raise InputError(f"{path} has no {', '.join(missing)}; a file of points has {', '.join(NEEDED)}, and rows.")
-    return [{name: (row.get(name) or "").strip() for name in COLUMNS} for row in found]
+        raise ConfigError(f"{path} cannot be read as CSV: {error}.") from error
+    for number, row in enumerate(rows, 2):
+        try:
+            good = math.isfinite(float(row["value"])) and float(row["value"]) != 0
+        except ValueError:
+            good = False
+        if not good:
+            raise ConfigError(f"{path}, line {number}: value is {row['value']!r}; it must be a number other than 0.")
+    if not rows:
+        raise ConfigError(f"{path} has no rows.")
+    return rows
 
 
-@lru_cache(maxsize=1)
-def fitted() -> tuple[Row, ...]:
-    """The rows that the knobs are fitted to."""
-    return tuple(read(FILE))
-
-
-def validate(rows: Iterable[Row], *, catalogue: Catalogue | None = None, leave_out: bool = False) -> list[Outcome]:
-    """The outcome of each row.
-
-    Args: leave_out: predict a row whose group had a part in the fit by knobs fitted without that group.
-    """
-    catalogue, rows = catalogue or Catalogue.read(), list(rows)
-    others = without({group_of(row) for row in rows}, catalogue) if leave_out else {}
-    return [_outcome(row, catalogue, others.get(group_of(row), shipped())) for row in rows]
-
-
-def group_of(row: Row) -> str:
-    """The group of a row, as data/measured.csv names it."""
-    return row["group"].removeprefix("serving_mixed:ix_")
-
-
-def without(groups: Iterable[str], catalogue: Catalogue) -> dict[str, Knobs]:
-    """Knobs for each group that had a part in the fit, from all others."""
-    found = refit.cases(fitted(), catalogue)
-    wanted = sorted(set(groups) & {one.group for one in found})
-    if not wanted:
-        return {}
-    token, first = refit.tpot_pool(found, shipped()), refit.ttft_pool(found, shipped())
-    return {group: refit.into(refit.into(shipped(), token, token.without(group)), first, first.without(group))
-            for group in wanted}  # fmt: skip
-
-
-def _outcome(row: Row, catalogue: Catalogue, knobs: Knobs) -> Outcome:
+def predict(row: Row, catalogue: Catalogue) -> Quantity | Refusal:
+    """What the planner says of a row, whatever its kind."""
+    kind = row["kind"]
     try:
-        measured = float(row["value"])
-    except ValueError:
-        measured = math.nan
-    if not (math.isfinite(measured) and measured > 0):
-        return Outcome(row, 0.0, Refusal(f"value is {row['value']!r}; a number above 0 is needed"))
-    return Outcome(row, measured, predict(row, catalogue, knobs))
-
-
-def predict(row: Row, catalogue: Catalogue, knobs: Knobs | None = None) -> Quantity | Refusal:
-    """What the planner says of a row, in its unit; or why it says nothing."""
-    try:
-        return _predict(row, catalogue, knobs)
+        if kind.startswith("serving"):
+            return predict_serving(row, catalogue)
+        if kind == "training" or row["metric"] == "peak_train_memory":
+            return predict_training(row)
+        if kind == "kernel":
+            return predict_kernel(row)
+        if kind == "memory":
+            return predict_memory(row, catalogue)
     except ConfigError as error:
         return Refusal(str(error))
+    return Refusal(
+        "an input or a result of a demand, which has no one prediction" if kind == "demand" else f"kind {kind}"
+    )
 
 
-def _predict(row: Row, catalogue: Catalogue, knobs: Knobs | None) -> Quantity | Refusal:
-    """One function for each kind."""
-    kind = row["kind"]
-    if kind in SERVING:
-        return predict_serving(row, catalogue, knobs)
-    if kind == "kernel":
-        found = predict_kernel(row)
-        return Refusal(found) if isinstance(found, str) else found
-    if kind == "memory" and row["metric"] != "peak_train_memory":
-        return predict_memory(row, catalogue)
-    if kind in ("training", "memory"):
-        from fathom.plan.training.predict import predict_training
-
-        return predict_training(row)
-    return Refusal(f"kind {kind!r} is not predicted; {', '.join((*SERVING, 'training', 'kernel', 'memory'))} are")
+def validate(rows: Sequence[Row], *, leave_out: bool = False) -> list[Outcome]:
+    """What the planner says of each row, in their order."""
+    catalogue = Catalogue.read()
+    unseen = {**_in_flight(rows, catalogue), **_trained(rows)} if leave_out else {}
+    return [unseen.get(row["id"]) or _outcome(row, predict(row, catalogue)) for row in rows]
 
 
-def errors(outcomes: Sequence[Outcome], by: str) -> list[Errors]:
-    """Errors under each name, and of all.
+def _outcome(row: Row, said: Quantity | Refusal) -> Outcome:
+    if isinstance(said, Refusal):
+        return Outcome(row, reason=said.reason)
+    low, high = (said.value if end is None else end for end in (said.low, said.high))
+    return Outcome(row, said.value, low, high)
 
-    Raises: ConfigError: `by` is not one of BY.
-    """
+
+def _in_flight(rows: Sequence[Row], catalogue: Catalogue) -> dict[str, Outcome]:
+    """Times of rows at a known number of requests, each by knobs fitted without its group to the package's rows and these."""
+    own = {row["id"]: row for row in rows if row["kind"] == "serving_mixed"}
+    known = [row for row in read(DATA) if row["id"] not in own]
+    mine = [one for one in refit.cases(own.values(), catalogue)]
+    if not mine:
+        return {}
+    cases = [*refit.cases(known, catalogue), *mine]
+    token, first = refit.tpot_pool(cases, shipped()), refit.ttft_pool(cases, shipped())
+    found = {}
+    for group in sorted({one.group for one in mine}):
+        knobs = refit.into(refit.into(shipped(), token, token.without(group)), first, first.without(group))
+        for one in (one for one in mine if one.group == group):
+            found[one.id] = _outcome(own[one.id], predict_serving(own[one.id], catalogue, knobs))
+    return found
+
+
+def _trained(rows: Sequence[Row]) -> dict[str, Outcome]:
+    """Training runs that tell of a knob, each without its group."""
+    by_knob: dict[str, list[tuple[Row, Any]]] = defaultdict(list)
+    for row in (row for row in rows if row["kind"] == "training"):
+        try:
+            told = computed(row)
+        except ConfigError:
+            continue
+        if told is not None:
+            by_knob[told[0]].append((row, told[1]))
+    found = {}
+    for pairs in by_knob.values():
+        for (row, _), (ratio, share) in zip(pairs, left_out([ratio for _, ratio in pairs]), strict=True):
+            speed = predict_training(row)
+            if isinstance(speed, Refusal):
+                continue
+            inverse = row["metric"].endswith(("hours", "tokens")) or row["unit"] in ("s", "days")
+            factor = ratio.value / share.value if inverse else share.value / ratio.value
+            value = float(row["value"]) * factor
+            ends = (value / share.low, value / share.high) if inverse else (value * share.low, value * share.high)
+            found[row["id"]] = Outcome(row, value, min(ends), max(ends))
+    return found
+
+
+def errors(found: Sequence[Outcome]) -> Errors:
+    """Of some outcomes."""
+    said = [one for one in found if not one.reason]
+    if not said:
+        return Errors(len(found), len(found))
+    size = sorted(abs(one.error) for one in said)
+    return Errors(
+        len(found), len(found) - len(said), statistics.median(size), size[min(len(size) - 1, int(0.9 * len(size)))],
+        statistics.median(one.error for one in said), sum(one.inside for one in said) / len(said),
+    )  # fmt: skip
+
+
+def grouped(found: Iterable[Outcome], by: str) -> dict[str, Errors]:
+    """Errors by one of BY, the largest group first; metrics within their kind."""
     if by not in BY:
-        raise ConfigError(f"--by is {by!r}; use {', '.join(BY)}.")
-    names = sorted({one.named(by) for one in outcomes})
-    return [_errors(name, [one for one in outcomes if one.named(by) == name]) for name in names]
+        raise ConfigError(f"by is {by!r}; it must be one of {', '.join(BY)}.")
+    parts: dict[str, list[Outcome]] = defaultdict(list)
+    for one in found:
+        parts[_name(one.row, by)].append(one)
+    return {name: errors(part) for name, part in sorted(parts.items(), key=lambda item: (-len(item[1]), item[0]))}
 
 
-def _errors(name: str, outcomes: Sequence[Outcome]) -> Errors:
-    found = sorted(one.error for one in outcomes if one.error is not None)
-    if not found:
-        return Errors(name, len(outcomes), len(outcomes), None, None, None, None)
-    absolute = sorted(map(abs, found))
-    sure = [one for one in outcomes if isinstance(one.found, Quantity) and one.found.low is not None]
-    coverage = sum(one.covered for one in sure) / len(sure) if sure else None
-    return Errors(name, len(outcomes), len(outcomes) - len(found), at(absolute, 0.5), at(absolute, 0.9),
-                  at(found, 0.5), coverage)  # fmt: skip
+def _name(row: Row, by: str) -> str:
+    if by == "metric":
+        return f"{row['kind']} {row['metric']}"
+    if by == "engine":
+        return next((name for word, name in ENGINES.items() if word in row["system"].lower()), row["system"] or "none")
+    if by == "model":
+        return next(
+            (name for pattern, name in ALIASES if re.search(pattern, row["model"].lower())), row["model"] or "none"
+        )
+    if by == "hardware":
+        try:
+            return Catalogue.read().find(row["hardware"]).name
+        except ConfigError:
+            return row["hardware"] or "none"
+    return row[by]
 
 
-def at(ordered: Sequence[float], share: float) -> float:
-    """The quantile of sorted numbers, between neighbours."""
-    place = share * (len(ordered) - 1)
-    low = int(place)
-    return ordered[low] + (place - low) * (ordered[min(low + 1, len(ordered) - 1)] - ordered[low])
-
-
-def refusals(outcomes: Iterable[Outcome]) -> list[tuple[str, int]]:
-    """Why rows were refused, and how many, the commonest first."""
-    return Counter(one.found.reason for one in outcomes if isinstance(one.found, Refusal)).most_common()
-
-
-def metric_of(row: Row) -> str:
-    """The kind of a metric: tpot, ttft, throughput, or as the row says."""
-    metric = row["metric"]
-    for name in ("tpot", "ttft"):
-        if metric.startswith(name):
-            return name
-    return "throughput" if "tokens_per_s" in metric else metric
-
-
-def _known(find: Callable[[], str], otherwise: str) -> str:
-    try:
-        return find()
-    except ConfigError:
-        return otherwise
+def refusals(found: Iterable[Outcome]) -> dict[str, int]:
+    """Reasons, the most frequent first."""
+    return dict(Counter(one.reason for one in found if one.reason).most_common())

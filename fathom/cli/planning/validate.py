@@ -1,93 +1,83 @@
-"""`fathom plan validate`: how far the planner is off, over a file of measured points."""
+"""`fathom plan validate`: the planner's error on a file of measured points."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from fathom.errors import ConfigError
 
 if TYPE_CHECKING:
     from fathom.plan.validate import Errors, Outcome
 
 NAME = "validate"
-SUMMARY = "predict a file of measured points, and print how far off"
+SUMMARY = "the planner's error on a file of measured points"
 HELP = (
-    "Predict each row of a file of measured points (columns as in fathom/plan/data/measured.csv) and print the error: "
-    "median and p90 of its absolute value, bias, and how often the 80 % interval held, by kind, metric, hardware, engine, "
-    "model or group. A row that is not predicted is counted and named."
+    "Predict every row of a CSV file of measured points (columns as in fathom/plan/data/measured.csv) and print the "
+    "error: median and 90th percentile, bias, share within the 80 % interval, and what is refused, by name."
 )
-HEAD = ("", "rows", "refused", "median %", "p90 %", "bias %", "in 80 % interval %")
+BY = ("kind", "metric", "hardware", "engine", "model")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fathom plan validate`."""
-    parser.add_argument("data", nargs="*", type=Path, metavar="DATA.csv", help="measured points (default: the shipped)")
-    parser.add_argument("--by", action="append", metavar="NAME", help="kind, metric, hardware, engine, model or group")
-    parser.add_argument("--model", metavar="NAME", help="only rows of models whose name has this in it")
-    parser.add_argument("--worst", type=int, default=0, metavar="N", help="name the N rows that are furthest off")
+    parser.add_argument("data", type=Path, nargs="?", help="the file (default: the points that the package ships)")
+    parser.add_argument("--by", nargs="+", choices=BY, default=list(BY), help="the tables (default: all)")
+    parser.add_argument("--leave-out", choices=("group",), help="predict each group by knobs fitted without it")
+    parser.add_argument("--worst", type=int, default=0, metavar="N", help="also the N rows that are furthest off")
     parser.add_argument(
-        "--leave-out", choices=["group"], help="predict each row by knobs that its group had no part in"
+        "--refit", type=Path, metavar="FILE", help="fit the knobs to the data, write them there, and stop"
     )
-    parser.add_argument("--refit", action="store_true", help="fit the knobs to the shipped points and write knobs.toml")
-    parser.add_argument("--hardware", type=Path, metavar="FILE", help="devices of your own, as in data/hardware.toml")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predict and print."""
-    from fathom.plan import knobs, refit, validate
+    """Predict, compare, print."""
+    from fathom.plan import refit
     from fathom.plan.hardware import Catalogue
+    from fathom.plan.validate import DATA, errors, grouped, read, refusals, validate
 
-    if args.worst < 0:
-        raise ConfigError(f"--worst is {args.worst}; it must be 0 or more.")
-    catalogue = Catalogue.read(args.hardware)
+    rows = read(args.data or DATA)
     if args.refit:
-        made = refit.refit(validate.fitted(), catalogue)
-        knobs.FILE.write_text(refit.toml(made), encoding="utf-8")
-        print(f"{knobs.FILE}: written, from {len(validate.fitted()):,} points")
+        args.refit.write_text(refit.toml(refit.refit(rows, Catalogue.read())), encoding="utf-8")
+        print(f"wrote {args.refit}")
         return 0
-    rows = [row for path in args.data or [validate.FILE] for row in validate.read(path)]
-    rows = [row for row in rows if not args.model or args.model.lower() in row["model"].lower()]
-    found = validate.validate(rows, catalogue=catalogue, leave_out=args.leave_out is not None)
-    tables = {by: validate.errors(found, by) for by in args.by or ("kind", "metric")}
-    worst = sorted((one for one in found if one.error is not None), key=lambda one: -abs(one.error or 0))[: args.worst]
-    refused = validate.refusals(found)
+    found = validate(rows, leave_out=args.leave_out is not None)
+    tables = {by: grouped(found, by) for by in args.by}
+    worst = sorted((one for one in found if not one.reason), key=lambda one: -abs(one.error))[: max(0, args.worst)]
     if args.json:
-        told = {by: [one.to_dict() for one in table] for by, table in tables.items()}
-        print(json.dumps({"errors": told, "refused": dict(refused), "rows": [one.to_dict() for one in found]}))
+        facts = {
+            "rows": len(found), "left_out": args.leave_out, "all": asdict(errors(found)),
+            "by": {by: {name: asdict(each) for name, each in table.items()} for by, table in tables.items()},
+            "refusals": refusals(found),
+            "worst": [{**one.row, "predicted": one.value, "low": one.low, "high": one.high} for one in worst],
+        }  # fmt: skip
+        print(json.dumps(facts))
         return 0
-    print("\n".join(_lines(tables, worst, refused)))
+    print(f"{len(found):,} rows" + (", each group predicted by knobs fitted without it" if args.leave_out else ""))
+    for by, table in tables.items():
+        print("\n" + "\n".join(lines(by, table)))
+    if reasons := refusals(found):
+        print("\n  refused\n" + "\n".join(f"  {count:>6}  {reason[:108]}" for reason, count in reasons.items()))
+    if worst:
+        print("\n  furthest off\n" + "\n".join(furthest(worst)))
     return 0
 
 
-def _lines(
-    tables: dict[str, list[Errors]], worst: list[Outcome], refused: list[tuple[str, int]]
-) -> Iterator[str]:
-    from fathom.plan.report import table
-
-    for by, each in tables.items():
-        yield f"by {by}"
-        yield from table(HEAD, [_cells(one) for one in each])
-        yield ""
-    if worst:
-        yield "furthest off"
-        head = ("", "measured", "predicted", "unit", "error %")
-        rows = [(f"{one.row['id']} {one.row['system']} {one.row['model']} {one.row['hardware']}"[:70], one.measured,
-                 one.found, one.row["unit"], _percent(one.error)) for one in worst]  # fmt: skip
-        yield from table(head, rows)
-        yield ""
-    for reason, count in refused:
-        yield f"refused {count}: {reason}"[:120]
+def lines(by: str, table: dict[str, Errors]) -> Iterator[str]:
+    """One table."""
+    yield f"  {by:<52}{'rows':>6}{'refused':>9}{'median':>9}{'p90':>9}{'bias':>9}{'in 80 %':>9}"
+    for name, one in table.items():
+        cells = (one.median, one.p90, one.bias, one.covered)
+        shown = "".join(f"{'' if cell is None else f'{cell:.1%}':>9}" for cell in cells)
+        yield f"  {name[:50]:<52}{one.rows:>6}{one.refused:>9}{shown}".rstrip()
 
 
-def _cells(one: Errors) -> tuple[object, ...]:
-    shares = (_percent(one.median), _percent(one.p90), _percent(one.bias), _percent(one.coverage))
-    return (one.name[:50], one.rows, one.refused, *shares)
-
-
-def _percent(share: float | None) -> str | None:
-    return None if share is None else f"{100 * share:.1f}"
+def furthest(found: list[Outcome]) -> Iterator[str]:
+    """A line for each row."""
+    for one in found:
+        row = one.row
+        what = f"{row['system'][:22]}, {row['model'][:22]}, {row['hardware'][:14]}, {row['parallelism'][:16]}"
+        yield f"  {one.error:>+8.0%}  {row['id']:<8}{what:<80}{one.value:,.4g} for {one.measured:,.4g} {row['unit']}"
