@@ -69,6 +69,8 @@ def mixed(
                 run.steps += 1
             run.start(ready, run.now)
             run.open()
+        elif not run.running:  # idle engines look all the time
+            run.open()
         else:
             ahead = run.running[0][0] - run.steps
             if run.door:
@@ -86,8 +88,8 @@ def split(
 ) -> Flight:  # fmt: skip
     """A replica that reads, and those that decode for it.
 
-    Args: count: requests in flight, of this reader. step_s: of a decode step while so many of them are decoded. moved_s:
-          to hand a cache over.
+    Args: count: requests in flight, of this reader. step_s: of a decode step while so many of them are decoded.
+          moved_s: to hand a cache over.
     """
     run, ready, until = _Run(count, prompt, output, policy), list[Arrived](), -1.0
     while run.done < run.total:

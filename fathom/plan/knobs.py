@@ -57,6 +57,9 @@ class Knobs:
     covariance: dict[str, float] = field(default_factory=dict)
     spread: dict[str, float] = field(default_factory=dict)
 
+    def __hash__(self) -> int:
+        return hash((self.layer, self.memory, self.host, self.prompt, self.drift))  # tables are compared, not hashed
+
     def of(self, keys: tuple[str, ...], date: str = "") -> Knob:
         """The knobs for what `keys` name; an unknown one adds nothing."""
         layer = self.total("layer", keys) + self.drift * years(date)

@@ -21,7 +21,7 @@ from fathom.layout import Layout
 from fathom.plan import exchange, kernels
 from fathom.plan.hardware import Device
 from fathom.plan.knobs import Knobs, shipped, years
-from fathom.plan.precision import PRECISIONS, Precision, precision
+from fathom.plan.precision import PRECISIONS, Peak, Precision, precision
 from fathom.plan.shape import Block, Shape
 
 CACHE_BYTES = {"bf16": 2.0, "fp8": 1.0}
@@ -29,12 +29,12 @@ CACHE_BYTES = {"bf16": 2.0, "fp8": 1.0}
 LATENT_FP8 = 656 / 576
 COMPUTE_SHARE = 0.7  # of what the best large product reaches, for products of a few hundred rows
 BLEND = 2.5  # exponent of the smooth maximum of compute and reading
-#: Two micro-batches: what exchange and compute lose by sharing the device's cores (20 of 132 in DeepSeek-V3, 3.2.2).
+#: What exchange takes of the cores that compute beside it, while prompts are read: 20 of 132 (DeepSeek-V3, 3.2.2).
 SHARED_CORES = 20 / 132
 WAIT = 0.07  # standard deviation of the time of a rank's step, relative: sequences, lengths and experts differ
 #: Read and written between products, in a layer: for each value of a token's width (two norms with their residuals and
-#: quantised copies, query, keys, output), of a row that goes to an expert (gathered in FP8, added up in BF16), and of the
-#: gate and up products of an expert (BF16, activated, quantised).
+#: quantised copies, query, keys, output), of a row that goes to an expert (gathered in FP8, added up in BF16), and of
+#: the gate and up products of an expert (BF16, activated, quantised).
 PASS_BYTES, ROW_BYTES, GATE_BYTES = 24, 6, 10
 
 
@@ -45,8 +45,8 @@ class Setup:
     Fields: precision: of the weights; "" as the checkpoint has them. engine: whose measurements tell of it, "" for the
             mean of all; date: of its version, such as 2026-02, "" for the middle of those measured. mtp: tokens drafted
             per step, each accepted with `acceptance`. overlap: two micro-batches, one computes while the other
-            exchanges. redundant: copies of busy experts per layer. balancedness: mean load of the ranks over that of the
-            busiest; None: what `balanced` takes.
+            exchanges. redundant: copies of busy experts per layer. balancedness: mean load of the ranks over that of
+            the busiest; None: what `balanced` takes.
     """
 
     shape: Shape
@@ -55,12 +55,12 @@ class Setup:
     precision: str = ""
     cache: str = "bf16"
     engine: str = ""
-    date: str = ""
     mtp: int = 0
     acceptance: float = 0.8
     overlap: bool = False
     redundant: int = 0
     balancedness: float | None = None
+    date: str = ""
 
     def __post_init__(self) -> None:
         if self.cache not in CACHE_BYTES:
@@ -84,6 +84,12 @@ class Setup:
     def weights(self) -> Precision:
         """How the weights are stored."""
         return precision(self.precision or self.shape.precision)
+
+    @property
+    def runs_at(self) -> Peak:
+        """The peak of its products: a device without FP4 widens such weights to BF16 first."""
+        narrow = self.weights.peak == "fp4" and self.device.fp4_tflops is None
+        return "bf16" if narrow else self.weights.peak
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -159,7 +165,7 @@ def decode_step(setup: Setup, sequences: float, context: float, knobs: Knobs | N
     if setup.overlap:  # each micro-batch reads the weights anew
         dense, experts = (Work(work.flops, 2 * work.bytes) for work in (dense, experts))
     lane = sequences / layout.dp
-    peak = device.peak(setup.weights.peak) * kernels.matmul_share(device) * COMPUTE_SHARE
+    peak = device.peak(setup.runs_at) * kernels.matmul_share(device) * COMPUTE_SHARE
     read = device.memory_bytes_per_s * knob.memory
     parts = [
         Part("layers", shape.layers * knob.layer_s, bound="launches"),
@@ -202,13 +208,14 @@ def prefill_step(
         _passes(setup, tokens / layout.dp),
         *exchanges(setup, tokens, prompts_only=True),
     ]  # fmt: skip
-    return _joined(setup, parts, knob.sd)
+    return _joined(setup, parts, knob.sd, shared=SHARED_CORES)
 
 
 def products(setup: Setup, tokens: float, times: int) -> Iterable[Part]:
     """Products of a step that reads prompts, on the busiest rank, by the laws of kernels.py. Args: times: each."""
     dense = routed = flops = more = 0.0
     kind, layout = setup.weights, setup.layout
+    experts = kind.name if setup.runs_at == kind.peak else "int4"
     rest = kind.rest if kind.experts_only and setup.shape.moe else kind.name
     lane, ranks = tokens / layout.dp, layout.dp * layout.tp
     for block in setup.shape.blocks:
@@ -218,7 +225,7 @@ def products(setup: Setup, tokens: float, times: int) -> Iterable[Part]:
                 met = max(1e-9, min(held, block.moe.met_by(tokens) / layout.ep))
                 rows = tokens * m.met / layout.ep / setup.balanced
                 wide = max(1.0, m.rows * layout.ep / ranks)
-                routed += block.count * kernels.grouped_gemm(setup.device, met, rows, wide, m.columns, kind.name)
+                routed += block.count * kernels.grouped_gemm(setup.device, met, rows, wide, m.columns, experts)
                 more += block.count * 2.0 * rows * wide * m.columns
             else:
                 name = rest if m.quantised else "bf16"
@@ -346,10 +353,11 @@ def _draft(setup: Setup, sequences: float, context: float, layer_s: float, read:
     return Part("drafts", setup.mtp * (2 * layer_s + size / read), bytes=setup.mtp * size, bound="memory bandwidth")
 
 
-def _joined(setup: Setup, parts: list[Part], sd: float) -> Step:
+def _joined(setup: Setup, parts: list[Part], sd: float, shared: float = 0.0) -> Step:
     """The parts one after the other, or exchanges behind the rest where two micro-batches take turns.
 
-    A step waits for its slowest rank: WAIT is the spread of their times.
+    A step waits for its slowest rank: WAIT is the spread of their times. Args: shared: of the cores, that exchange
+    takes; those of a decode step take none (DeepEP, low latency).
     """
     sent = sum(part.seconds for part in parts if part.name == "all-to-all")
     ranks = setup.layout.dp
@@ -359,7 +367,7 @@ def _joined(setup: Setup, parts: list[Part], sd: float) -> Step:
     total = sum(part.seconds for part in parts)
     if setup.overlap and sent:
         compute = total - sent
-        hidden = min(sent, compute) * (1 - SHARED_CORES)
+        hidden = min(sent, compute) * (1 - shared)
         parts = [
             Part(p.name, p.seconds, p.flops, p.bytes, p.bound, hidden if p.name == "all-to-all" else 0.0) for p in parts
         ]

@@ -32,6 +32,8 @@ def predict_serving(row: Mapping[str, str], catalogue: Catalogue, knobs: Knobs |
         found = best(asked, knobs)
         if found is None:
             return Refusal(f"{asked.setup.shape.name} does not fit {asked.devices} x {asked.setup.device.name}")
+        if asked.metric.startswith("tpot"):
+            return _interval(found.tpot_s * SECONDS[asked.unit], asked, "most", knobs, found.step.bound)
         return _rate(asked, found.output, "most", knobs, found.step.bound)
     if asked.way == "prefill":
         return _prefill(asked, knobs)
@@ -98,7 +100,8 @@ def _prefill(asked: Case, knobs: Knobs) -> Quantity | Refusal:
 
 def _decode(asked: Case, knobs: Knobs) -> Quantity | Refusal:
     setup, context = asked.setup, asked.prompt + asked.output / 2
-    setups = [setup] if setup.overlap or setup.layout.dp == 1 else [setup, replace(setup, overlap=True)]
+    alone = setup.overlap or setup.layout.dp == 1 or not asked.alternating
+    setups = [setup] if alone else [setup, replace(setup, overlap=True)]
     count = asked.concurrency or memory(setup).sequences(context)
     while count >= 1:
         step = min((decode_step(s, count, context, knobs) for s in setups), key=lambda found: found.seconds)

@@ -1,7 +1,8 @@
 """What replicas in service give: tokens per second and device, time per token, time to the first one.
 
 aggregated: each replica reads prompts between decode steps. split: some only read, others only decode. Both at a fixed
-number of requests in flight (flight.py). saturated: as many sequences as memory and a limit on the time per token allow.
+number of requests in flight (flight.py). saturated: as many sequences as memory and a limit on the time per token
+allow.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from fathom.errors import ConfigError
 from fathom.plan import flight
@@ -18,6 +20,7 @@ from fathom.plan.knobs import Knobs, shipped
 from fathom.plan.latency import Setup, Step, decode_step, prefill_step
 from fathom.plan.memory import memory
 
+FIRST = ("start", "steps", "waits", "text")  # constants of the first token: first_token_s
 STEP_TOKENS = 16384  # of prompts, that a rank reads in one step where it does nothing else
 #: How engines read prompts: tokens of a step, and whether sequences go on meanwhile. SGLang stops them; the others mix.
 #: As InferenceX starts them (benchmarks/single_node/fixed_seq_len).
@@ -42,8 +45,8 @@ class Rates:
 class Service:
     """Requests of `prompt` tokens, `concurrency` of them in flight, each answered with `output` tokens.
 
-    Fields: decodes: a replica that decodes; reads: one that reads prompts for it, None: itself. replicas: how many (read,
-            decode), all sharing the requests. poll: decode steps between two looks at the door (flight.Policy).
+    Fields: decodes: a replica that decodes; reads: one that reads prompts for it, None: itself. replicas: how many
+            (read, decode), all sharing the requests. poll: decode steps between two looks at the door (flight.Policy).
             ran: it did, so it fitted, whatever is counted of its memory.
     """
 
@@ -89,10 +92,12 @@ def measured(service: Service, knobs: Knobs | None = None) -> Rates:
     rate = service.concurrency / (tpot * max(1.0, service.output - 1) + found.first_s)  # requests per second
     running = max(1e-3, min(service.each, rate / service.replicas[1] * service.output * tpot))
     step = decode_step(service.decodes, running, service.context, knobs)
-    ttft = first_token_s(service, found.first_s, step.seconds, knobs)
+    full = decode_step(service.decodes, max(1.0, service.each), service.context, knobs)
+    ttft = first_token_s(service, found.first_s, full.seconds, knobs)
     return Rates(tpot, ttft, rate * service.output / service.devices, running, step, step.sd)
 
 
+@lru_cache(maxsize=4096)
 def fly(service: Service, knobs: Knobs) -> Flight:
     """The requests of a run, followed (flight.py)."""
     decodes, reads = service.decodes, service.reads or service.decodes
@@ -106,9 +111,7 @@ def fly(service: Service, knobs: Knobs) -> Flight:
         )
     top = max(1.0, min(service.each, most))
     sizes = doubling(1.0, top)
-    step_s = between(
-        sizes, [decode_step(decodes, n, service.context, knobs).seconds / decodes.accepted for n in sizes]
-    )
+    step_s = between(sizes, [decode_step(decodes, n, service.context, knobs).seconds / decodes.accepted for n in sizes])
     policy = ENGINES.get(reads.engine, Policy()) if service.reads is None else Policy(chunk=STEP_TOKENS)
     lanes = reads.layout.dp
     chunk = max(policy.chunk, 2 * service.prompt if reads.engine == "vllm" else 0.0) * lanes
@@ -128,19 +131,24 @@ def fly(service: Service, knobs: Knobs) -> Flight:
 
 
 def first_token_s(service: Service, waited: float, step_s: float, knobs: Knobs | None = None) -> float:
-    """Seconds to the first token: what a request waits for others and its own prompt, some steps, and the way in and out.
+    """Seconds to the first token: what a request waits for others and its own prompt, some steps, the text of all that
+    are in flight, and the way in and out.
 
     Args: waited: as flight.py says.
     """
-    knobs = knobs or shipped()
-    keys = first_keys(service)
-    start, steps, waits = (math.exp(knobs.total(name, keys)) for name in ("start", "steps", "waits"))
-    return start + steps * step_s + waits * waited
+    knobs, keys = knobs or shipped(), first_keys(service)
+    return sum(math.exp(knobs.total(name, keys)) * term for name, term in
+               zip(FIRST, first_terms(service, waited, step_s), strict=True))  # fmt: skip
 
 
-def first_keys(service: Service) -> tuple[str, str]:
+def first_terms(service: Service, waited: float, step_s: float) -> tuple[float, ...]:
+    """What each of FIRST is multiplied with [s]; the text: a microsecond for each token of a prompt in flight."""
+    return 1.0, step_s, waited, service.prompt * service.concurrency / service.replicas[1] * 1e-6
+
+
+def first_keys(service: Service) -> tuple[str, ...]:
     """What the constants of the first token are named by."""
-    return f"engine {service.decodes.engine}", "way mixed" if service.reads is None else "way split"
+    return (f"first {service.decodes.engine} {'mixed' if service.reads is None else 'split'}",)
 
 
 def saturated(

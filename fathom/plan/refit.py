@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -21,22 +22,22 @@ from fathom.plan.predict import predict_serving
 from fathom.plan.quantity import Quantity
 from fathom.plan.rows import Case, case
 
-MEMORY = (0.8, 0.85, 0.9, 0.95, 1.0)  # shares of the bandwidth that are tried
+MEMORY = (0.85, 0.9, 0.95)  # shares of the bandwidth that are tried
 START = Knobs(math.log(110e-6), math.log(0.9), math.log(15e-6), math.log(1.2), -0.5,
-              first={"start": math.log(0.04), "steps": math.log(4.0), "waits": math.log(1.0)})  # fmt: skip
+              first={"start": math.log(0.05), "steps": math.log(4.0), "waits": 0.0, "text": 0.0})  # fmt: skip
 #: Standard deviations of the parameters, in logarithm, around START (means) or 0 (what a key adds).
-WIDE = {"layer": 0.7, "host": 0.5, "prompt": 0.7, "drift": 0.5, "start": 1.0, "steps": 1.0, "waits": 0.3}
+WIDE = {"layer": 0.7, "host": 0.5, "prompt": 0.7, "drift": 0.5, "start": 1.0, "steps": 1.0, "waits": 0.3, "text": 1.0}
 NARROW = {
     ("layer", "family"): 0.25, ("layer", "engine"): 0.25, ("layer", "device"): 0.25, ("layer", "precision"): 0.25,
     ("prompt", "engine"): 0.12, ("prompt", "device"): 0.12, ("prompt", "precision"): 0.15,
-    ("start", "engine"): 0.7, ("start", "way"): 0.5, ("steps", "engine"): 0.7, ("steps", "way"): 0.5,
-    ("waits", "engine"): 0.2, ("waits", "way"): 0.3,
+    ("start", "first"): 0.7, ("steps", "first"): 0.7, ("waits", "first"): 0.3, ("text", "first"): 0.7,
 }  # fmt: skip
-NOISE = {"tpot": 0.12, "ttft": 0.25}  # scale of Student's t of single points, in logarithm
-FREEDOM = 4.0  # its degrees of freedom: some runs met a fault, and say little
+#: Scale of Student's t of single points, in logarithm, and its degrees of freedom: some runs met a fault, and say
+#: little.
+NOISE = {"tpot": (0.12, 4.0), "ttft": (0.15, 2.0)}
 PASSES = 2  # what prompts cost depends on the knobs themselves
 
-Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
@@ -78,22 +79,20 @@ def tpot_point(one: Case, knobs: Knobs) -> Point:
 
 
 def ttft_point(one: Case, knobs: Knobs) -> Point:
-    """A time to a first token, with `start`, `steps` and `waits` as terms."""
+    """A time to a first token, with rates.FIRST as terms."""
     service = one.service
     waited = rates.fly(service, knobs).first_s
     step = decode_step(one.setup, max(1.0, service.each), service.context, knobs).seconds
-    loads = [(at, name, 1.0) for at, name in enumerate(("start", "steps", "waits"))]
-    loads += [(at, f"{key}/{name}", 1.0) for key in rates.first_keys(service)
-              for at, name in enumerate(("start", "steps", "waits"))]  # fmt: skip
-    return Point(one.id, one.group, one.value / 1e3, (1.0, step, waited), tuple(loads))
+    loads = [(at, name, 1.0) for at, name in enumerate(rates.FIRST)]
+    loads += [(at, f"{key}/{name}", 1.0) for key in rates.first_keys(service) for at, name in enumerate(rates.FIRST)]
+    return Point(one.id, one.group, one.value / 1e3, rates.first_terms(service, waited, step), tuple(loads))
 
 
 class Pool:
-    """Points, and the parameters that they share. noise: scale of their errors."""
+    """Points, and the parameters that they share. noise: scale of their errors, and degrees of freedom of its t."""
 
-    def __init__(self, points: Sequence[Point], noise: float, start: Knobs = START) -> None:
-        self.points, self.noise = list(points), noise
-        self._all: Array | None = None
+    def __init__(self, points: Sequence[Point], noise: tuple[float, float], start: Knobs = START) -> None:
+        self.points, (self.noise, self.freedom) = list(points), noise
         self.parameters = sorted({name for point in points for _, name, _ in point.loads})
         self.place = {name: at for at, name in enumerate(self.parameters)}
         self.names = [p.name for p in points]
@@ -112,10 +111,10 @@ class Pool:
         """Times of some of the points [s]."""
         return np.asarray((self.terms[rows] * np.exp(self.select[rows] @ found)).sum(1) + self.offset[rows])
 
-    def fit(self, rows: Array | None = None, start: Array | None = None) -> tuple[Array, Array]:
+    def fit(self, rows: Array | None = None) -> tuple[Array, Array]:
         """(parameters, their covariance) by damped Gauss-Newton steps on some of the points."""
         rows = np.arange(len(self.points)) if rows is None else rows
-        found, damping = (self.zero if start is None else start).copy(), 1e-3
+        found, damping = self.zero.copy(), 1e-3
         precision = (self.noise / self.prior) ** 2
         cost, hessian = self._cost(found, rows, precision), np.eye(len(found))
         for _ in range(60):
@@ -123,7 +122,7 @@ class Pool:
             times = shares.sum(1) + self.offset[rows]
             residual = np.log(times / self.value[rows])
             slope = np.einsum("pt,ptk->pk", shares / times[:, None], self.select[rows])
-            weight = (FREEDOM + 1) / FREEDOM / (1 + residual**2 / (FREEDOM * self.noise**2))
+            weight = (self.freedom + 1) / self.freedom / (1 + residual**2 / (self.freedom * self.noise**2))
             hessian = slope.T @ (slope * weight[:, None]) + np.diag(precision)
             gradient = slope.T @ (weight * residual) + precision * (found - self.zero)
             tried = found - np.linalg.solve(hessian + damping * np.eye(len(found)), gradient)
@@ -139,15 +138,13 @@ class Pool:
 
     def _cost(self, found: Array, rows: Array, precision: Array) -> float:
         residual = np.log(self.predict(found, rows) / self.value[rows])
-        scale = FREEDOM * self.noise**2
-        loss = (FREEDOM + 1) / 2 * self.noise**2 * np.log1p(residual**2 / scale).sum()
+        scale = self.freedom * self.noise**2
+        loss = (self.freedom + 1) / 2 * self.noise**2 * np.log1p(residual**2 / scale).sum()
         return float(loss + (precision * (found - self.zero) ** 2).sum() / 2)
 
     def without(self, group: str) -> Array:
         """The parameters from all groups but one."""
-        if self._all is None:
-            self._all = self.fit()[0]
-        return self.fit(np.flatnonzero(self.groups != group), self._all)[0]
+        return self.fit(np.flatnonzero(self.groups != group))[0]
 
     def left_out(self) -> Array:
         """The times of all points, each by parameters that its group had no part in [s]."""
@@ -176,7 +173,7 @@ def ttft_pool(found: Sequence[Case], knobs: Knobs) -> Pool:
 def into(knobs: Knobs, pool: Pool, found: Array) -> Knobs:
     """`knobs` with the parameters of a pool."""
     added = {key: dict(table) for key, table in knobs.added.items()}
-    means: dict[str, float] = {}
+    means: dict[str, Any] = {}
     for name, value in zip(pool.parameters, (round(float(v), 4) for v in found), strict=True):
         key, _, parameter = name.rpartition("/")
         if key:
@@ -237,11 +234,13 @@ def toml(knobs: Knobs) -> str:
         "prompt": f"prompts between decode steps, over what kernels take: {math.exp(knobs.prompt):.2f}",
         "drift": "of `layer`, a year",
     }
-    lines = ["# Written by `fathom plan validate --refit fathom/plan/data/knobs.toml`. Logarithms, but for drift."]
+    lines = [
+        "# Knobs of the serving model: `fathom plan validate --refit fathom/plan/data/knobs.toml`. Logarithms."
+    ]
     lines += [f"{name} = {getattr(knobs, name)}  # {notes[name]}" for name in MEANS]
     for title in ("first", "covariance", "spread"):
         table = getattr(knobs, title)
-        lines += ["", f"[{title}]", *(f'{_key(name)} = {value}' for name, value in sorted(table.items()))]
+        lines += ["", f"[{title}]", *(f"{_key(name)} = {value}" for name, value in sorted(table.items()))]
     for name, table in sorted(knobs.added.items()):
         lines += ["", f'[added."{name}"]', *(f"{key} = {value}" for key, value in sorted(table.items()))]
     return "\n".join(lines) + "\n"

@@ -134,7 +134,7 @@ def _outcome(row: Row, said: Quantity | Refusal) -> Outcome:
 
 
 def _in_flight(rows: Sequence[Row], catalogue: Catalogue) -> dict[str, Outcome]:
-    """Times of rows at a known number of requests, each by knobs fitted without its group to the package's rows and these."""
+    """Times of rows in flight, each by knobs fitted to the package's rows and these without its group."""
     own = {row["id"]: row for row in rows if row["kind"] == "serving_mixed"}
     known = [row for row in read(DATA) if row["id"] not in own]
     mine = [one for one in refit.cases(own.values(), catalogue)]
