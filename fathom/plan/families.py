@@ -117,11 +117,7 @@ def _heads(reader: _Reader, kind: str, layer: int) -> tuple[Attention, list[Matr
     hidden, heads = reader.count("hidden_size"), reader.count("num_attention_heads")
     kv_heads = reader.count("num_key_value_heads", default=heads)
     size = reader.count("head_dim", default=hidden // heads)
-    window = 0
-    if _is_windowed(reader, kind, layer):  # Llama 4 sees its chunk so far, half of one on average
-        window = reader.count(
-            "sliding_window", default=reader.count("attention_chunk_size", default=0, least=0) // 2, least=0
-        )
+    window = reader.count("sliding_window", default=0, least=0) if _is_windowed(reader, kind, layer) else 0
     attention = Attention("heads", heads, kv_heads, size, size, window=window or None)
     gated = 2 if kind == "qwen3_5_moe" else 1  # the query comes with a gate of its size
     matrices = [
@@ -175,8 +171,6 @@ def _is_windowed(reader: _Reader, kind: str, layer: int) -> bool:
         return str(types[layer]) == "sliding_attention"
     if kind == "gpt_oss":
         return layer % 2 == 0
-    if kind == "llama4":
-        return (layer + 1) % 4 != 0
     return kind == "mixtral" or bool(reader.table.get("use_sliding_window", False))
 
 

@@ -11,7 +11,7 @@ from fathom.plan import rates
 from fathom.plan.hardware import Catalogue
 from fathom.plan.knobs import Knobs, shipped
 from fathom.plan.latency import Setup, decode_step
-from fathom.plan.memory import USED_SHARE, memory
+from fathom.plan.memory import memory
 from fathom.plan.quantity import Quantity
 from fathom.plan.rows import Case, Refusal, case
 
@@ -38,26 +38,6 @@ def predict_serving(row: Mapping[str, str], catalogue: Catalogue, knobs: Knobs |
     if asked.way == "prefill":
         return _prefill(asked, knobs)
     return _decode(asked, knobs)
-
-
-def predict_memory(row: Mapping[str, str], catalogue: Catalogue) -> Quantity | Refusal:
-    """What a row says of memory that a model takes, or of the batch that fits."""
-    asked = case({**row, "kind": "serving_decode", "batch": "", "n_gpus": row["n_gpus"] or "1"}, catalogue)
-    if isinstance(asked, Refusal):
-        return asked
-    setup, metric = asked.setup, row["metric"]
-    if metric in ("weight_bytes", "dram"):
-        held = memory(replace(setup, layout=Layout(), mtp=1), chunk=0)
-        size = held.used - held.parts["runtime"]
-        return Quantity(size / (1e9 if row["unit"] == "GB" else 1.0), row["unit"], metric)
-    held = memory(setup)
-    if metric == "free_memory_per_gpu_after_weights":
-        free = setup.device.memory_bytes * USED_SHARE - held.used
-        return Quantity(free / 1e9, row["unit"], metric, free / 1.2e9, free / 0.8e9)
-    if "batch" in metric:
-        most = held.sequences(asked.prompt + asked.output) / setup.layout.dp
-        return Quantity(most, row["unit"], metric, most / 1.3, most * 1.3)
-    return Refusal(f"metric {metric}")
 
 
 def _latency(asked: Case, found: rates.Rates, knobs: Knobs) -> Quantity | Refusal:

@@ -234,9 +234,7 @@ def toml(knobs: Knobs) -> str:
         "prompt": f"prompts between decode steps, over what kernels take: {math.exp(knobs.prompt):.2f}",
         "drift": "of `layer`, a year",
     }
-    lines = [
-        "# Knobs of the serving model: `fathom plan validate --refit fathom/plan/data/knobs.toml`. Logarithms."
-    ]
+    lines = ["# Knobs of the serving model: `fathom plan validate --refit fathom/plan/data/knobs.toml`. Logarithms."]
     lines += [f"{name} = {getattr(knobs, name)}  # {notes[name]}" for name in MEANS]
     for title in ("first", "covariance", "spread"):
         table = getattr(knobs, title)

@@ -21,7 +21,8 @@ from fathom.plan import refit
 from fathom.plan.hardware import Catalogue
 from fathom.plan.kernel_rows import predict_kernel
 from fathom.plan.knobs import shipped
-from fathom.plan.predict import predict_memory, predict_serving
+from fathom.plan.memory_rows import predict_memory
+from fathom.plan.predict import predict_serving
 from fathom.plan.quantity import Quantity
 from fathom.plan.rows import ALIASES, ENGINES, Refusal, normal
 from fathom.plan.training.knobs import left_out
