@@ -28,7 +28,13 @@ MOST_TP, MOST_PP = 8, 4
 MOST_COPIES = 0.25  # of the experts: what DeepSeek's own largest pool adds (64 of 256, arXiv:2412.19437, section 3.4)
 MOST_SEATS = 4096  # requests of a lane, where a model keeps next to nothing of each
 LEAST_CHUNK = 64  # the smallest that is looked at: what is left of a prompt
-OWN = ("dense products", "attention", "passes", "all-reduce")  # parts of a step that a lane spends on its own tokens
+OWN = (
+    "dense products",
+    "attention",
+    "passes",
+    "host",
+    "all-reduce",
+)  # parts of a step that a lane spends on its own tokens
 CHUNKS = (512, 1024, 2048, 4096, 8192, 16384)  # prompt tokens of a lane in one step
 
 
@@ -262,7 +268,7 @@ def replica(setup: Setup, workload: Workload) -> Replica | None:
     if held.sequences(workload.input + workload.output) < dp:
         return None
     seats = min(held.sequences(workload.context), MOST_SEATS * dp)
-    knob = shipped().of(setup.shape.family, setup.engine, setup.device.name)
+    knob = shipped().of(setup.keys, setup.date)
     return Replica(
         setup, min(held.room, seats * workload.context), seats,
         decode=decode_curve(setup, workload.context, seats),

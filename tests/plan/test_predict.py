@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fathom.plan.hardware import Catalogue
-from fathom.plan.predict import predict_memory, predict_serving
+from fathom.plan.predict import predict_serving
 from fathom.plan.quantity import Quantity
 from fathom.plan.rows import Refusal
 from tests.plan.test_rows import ROW
@@ -46,19 +46,3 @@ def test_a_model_that_does_not_fit_is_refused() -> None:
     }
     found = predict_serving(row, CATALOGUE)
     assert isinstance(found, Refusal) and "does not fit" in found.reason
-
-
-def test_the_weights_of_the_released_checkpoint() -> None:
-    row = ROW | {
-        "kind": "memory",
-        "metric": "weight_bytes",
-        "unit": "bytes",
-        "parallelism": "",
-        "batch": "",
-        "hardware": "h200",
-        "n_gpus": "1",
-        "precision": "FP8",
-        "conditions": "",
-    }
-    found = predict_memory(row, CATALOGUE)
-    assert isinstance(found, Quantity) and found.value == pytest.approx(688.6e9, rel=0.01)
