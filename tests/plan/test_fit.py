@@ -89,7 +89,7 @@ def test_another_layout_is_the_first_change() -> None:
 
 def test_a_context_that_no_device_has_room_for_is_the_binding_term() -> None:
     found = fit(families.find("llama-4-scout"), CATALOGUE.find("h200"), 8, context=10_000_000)
-    assert not found.fits and found.binding == "cache of one context"
+    assert not found.fits and found.bound == "cache of one context"
 
 
 @pytest.mark.parametrize(
