@@ -111,7 +111,7 @@ def best_decode(one: Replica, workload: Workload) -> Point | None:
 
 
 def fullest(keeps: Callable[[float], bool], one: Replica) -> float | None:
-    """The largest number of sequences from one per lane to all that the cache takes that `keeps` the targets; None: none does."""
+    """The most sequences, from one per lane to a full cache, that `keeps` the targets; None: none does."""
     low, high = float(one.lanes), max(FULL * one.seats, float(one.lanes))
     if not keeps(low):
         return None

@@ -291,10 +291,8 @@ def why_not(found: Found) -> str:
     if asked.rps is not None and other.gpus == best.gpus:
         head = f"{name_of(other)} takes {best.gpus:,} GPUs too, and at most {other.rate:,.1f} requests/s"
     elif asked.gpus is not None:
-        head = (
-            f"{name_of(other)} gives {other.rate:,.1f} requests/s on {other.gpus:,} GPUs, {best.rate - other.rate:,.1f} "
-            "fewer"
-        )
+        fewer = best.rate - other.rate
+        head = f"{name_of(other)} gives {other.rate:,.1f} requests/s on {other.gpus:,} GPUs, {fewer:,.1f} fewer"
     elif other.gpus != best.gpus:
         head += f" ({other.gpus:,} GPUs for {other.rate:,.1f}/s against {best.gpus:,} for {best.rate:,.1f}/s)"
     mine, theirs = (each.decode for each in (best, other))
