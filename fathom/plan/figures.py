@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 from fathom.plan.crossover import Spending, curves
 from fathom.plan.demand import Estimate
 from fathom.plan.outlook import Swing
 from fathom.plan.report import Chart, Series
+from fathom.plan.study import COMPUTE, Study
+from fathom.plan.thinking import Advice, Length, Priced
 
 WORDS = {
     "bill": "bill of a year", "capital": "capital", "accelerators_peak": "accelerators bought",
@@ -99,3 +102,59 @@ def of_crossover(spending: Spending) -> Chart:
     for name, cost in lines_drawn.items():
         series.append(Series(f"training: {name}", ((days[0], float(cost)), (days[-1], float(cost)))))
     return Chart(f"Inference against training: {spending.title}", "days from today", spending.currency, tuple(series))
+
+
+def of_thinking(ways: Sequence[Priced], advice: Advice) -> list[Chart]:
+    """Accuracy against cost and against thinking tokens; the knee is named."""
+    charts = []
+    for title, label, at in (
+        ("Accuracy against the cost of an answer", ways[0].cost.unit, lambda one: one.cost.value),
+        ("Accuracy against thinking", "tokens of thought", lambda one: one.cell.thinking * one.cell.samples),
+    ):
+        sides: tuple[tuple[str, list[Priced]], ...] = (
+            ("none cheaper is right as often", [one for one in ways if one.frontier]),
+            ("another is cheaper and right as often", [one for one in ways if not one.frontier]),
+        )
+        series = []
+        for name, part in sides:
+            if part:
+                low, high = ([getattr(one.accuracy, end) for one in part] for end in ("low", "high"))
+                known = all(end is not None for end in (*low, *high))
+                words = tuple(f"knee: {one.cell.label}" if one is advice.knee else one.cell.label for one in part)
+                points = tuple((float(at(one)), one.cell.accuracy) for one in part)
+                ends = (tuple(low), tuple(high)) if known else ((), ())
+                series.append(Series(name, points, "dots", *ends, labels=words))
+        positive = all(x > 0 for one in series for x, _ in one.points)
+        charts.append(Chart(title, label, "share of answers that are right", tuple(series), log_x=positive))
+    return charts
+
+
+def of_lengths(found: Sequence[Length]) -> Chart:
+    """What an answer costs by its length, its context growing or not."""
+    shown = [one for one in found if one.tokens > 0]
+    growing = Series("its context growing", tuple((float(one.tokens), one.cost.value) for one in shown))
+    flat = Series("every token at one price", tuple((float(one.tokens), one.flat.value) for one in shown))
+    return Chart("Cost of an answer", "tokens generated", shown[0].cost.unit, (growing, flat), log_x=True, log_y=True)
+
+
+def of_study(found: Study) -> list[Chart]:
+    """Loss against compute with the law through it, and accuracy against thought."""
+    charts = []
+    points = tuple((run.flops, run.loss) for run in found.runs)
+    series = [Series("runs", points, "dots")]
+    law = found.laws.get(COMPUTE)
+    if law is not None:
+        low, high = (math.log(edge(run.flops for run in found.runs)) for edge in (min, max))
+        steps = [math.exp(low + (high - low + 2.3) * i / 40) for i in range(41)]  # and ten times as much
+        spreads = [law.interval(step) for step in steps]
+        ends = (tuple(one.p10 for one in spreads), tuple(one.p90 for one in spreads))
+        series.insert(0, Series("law, P10 to P90", tuple((s, law.at(s)) for s in steps), "line", *ends))
+    charts.append(Chart("Loss against compute", "FLOP", "nats/token", tuple(series), log_x=True))
+    if found.thought is not None:
+        single = [cell for cell in found.cells if cell.samples == 1]
+        longest = max(cell.thinking for cell in single)
+        line = tuple((longest * i / 40, found.thought.at(longest * i / 40)) for i in range(41))
+        dots = Series("measured", tuple((cell.thinking, cell.accuracy) for cell in single), "dots")
+        both = (Series("law", line), dots)
+        charts.append(Chart("Accuracy against thought", "tokens of thought", "share of answers that are right", both))
+    return charts

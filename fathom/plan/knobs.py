@@ -33,7 +33,8 @@ class Knob:
 class Knobs:
     """Logarithms: means of all, and what family, engine and device add ("layer", "prompt").
 
-    ttft: see rates.py. spread: of single predictions left out of the fit, half of an 80 % interval in logarithm.
+    memory: share of the bandwidth. ttft: start [s], queue, steps: see rates.first_token_s. spread: of single
+    predictions left out of the fit, half of an 80 % interval in logarithm.
     """
 
     layer: float

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 from fathom.errors import ConfigError
@@ -31,8 +31,9 @@ COMPUTE_SHARE = 0.7  # of what the best large product reaches, for products of a
 BLEND = 2.5  # exponent of the smooth maximum of compute and reading
 #: Two micro-batches: what exchange and compute lose by sharing the device's cores (20 of 132 in DeepSeek-V3, 3.2.2).
 SHARED_CORES = 20 / 132
-PRODUCTS = ("dense products", "experts")
-WAIT = 0.06  # standard deviation of the time of a rank's step, relative: sequences, lengths and experts differ
+WAIT = 0.07  # standard deviation of the time of a rank's step, relative: sequences, lengths and experts differ
+PASS_BYTES = 40  # read and written between products, for each value of a token's width, in a layer
+HOST_S = 15e-6  # of a step, for each sequence: scheduling, sampling, text
 SUMS_S = 30e-6  # of a layer's time, the two sums of its tp ranks; none where attention is data-parallel
 
 
@@ -143,6 +144,8 @@ def decode_step(setup: Setup, sequences: float, context: float, knobs: Knobs | N
     layout, shape, device = setup.layout, setup.shape, setup.device
     tokens = sequences * (1 + setup.mtp)
     dense, experts = weights_work(setup, tokens)
+    if setup.overlap:  # each micro-batch reads the weights anew
+        dense, experts = (Work(work.flops, 2 * work.bytes) for work in (dense, experts))
     lane = sequences / layout.dp
     peak = device.peak(setup.weights.peak) * kernels.matmul_share(device) * COMPUTE_SHARE
     read = device.memory_bytes_per_s * knob.memory
@@ -151,11 +154,13 @@ def decode_step(setup: Setup, sequences: float, context: float, knobs: Knobs | N
         _product("dense products", dense, peak, read),
         _product("experts", experts, peak, read),
         attention(setup, lane, context, knob.memory),
+        _passes(setup, tokens / layout.dp),
+        Part("host", HOST_S * lane, bound="host"),
         *exchanges(setup, tokens),
     ]
     if setup.mtp and shape.mtp:
         parts.append(_draft(setup, sequences, context, knob.layer_s, read))
-    return _joined(setup, parts, knob.memory, peak, knob.sd)
+    return _joined(setup, parts, knob.sd)
 
 
 def prefill_step(
@@ -171,9 +176,6 @@ def prefill_step(
         )
     knob = (knobs or shipped()).of(setup.shape.family, setup.engine, setup.device.name)
     layout, shape, device = setup.layout, setup.shape, setup.device
-    dense, experts = weights_work(setup, tokens)
-    peak = device.peak(setup.weights.peak) * kernels.matmul_share(device) * COMPUTE_SHARE
-    read = device.memory_bytes_per_s * knob.memory
     prompts = max(1e-9, tokens / layout.dp / prompt)
     seconds = sum(
         block.count
@@ -181,17 +183,37 @@ def prefill_step(
         for block in shape.blocks
     )
     flops = sum(b.count * tokens * b.attention.flops(cached + prompt / 2) for b in shape.blocks) / setup.devices
-    hidden = tokens / layout.dp * shape.hidden
     parts = [
         Part("layers", shape.layers * _layer_s(setup, knob), bound="launches"),
-        _product("dense products", dense, peak, read),
-        _product("experts", experts, peak, read),
+        *products(setup, tokens / (2 if setup.overlap else 1), 2 if setup.overlap else 1),
         Part("attention", seconds, flops=flops, bound="compute"),
-        Part("passes", shape.layers * kernels.elementwise(device, 40 * hidden), bytes=shape.layers * 40 * hidden,
-             bound="memory bandwidth"),
+        _passes(setup, tokens / layout.dp),
         *exchanges(setup, tokens, prompts_only=True),
     ]  # fmt: skip
-    return _joined(setup, parts, knob.memory, peak, knob.sd)
+    return _joined(setup, parts, knob.sd)
+
+
+def products(setup: Setup, tokens: float, times: int) -> Iterable[Part]:
+    """Products of a step that reads prompts, on the busiest rank, by the laws of kernels.py. Args: times: each."""
+    dense = routed = flops = more = 0.0
+    kind, layout = setup.weights, setup.layout
+    rest = kind.rest if kind.experts_only and setup.shape.moe else kind.name
+    lane, ranks = tokens / layout.dp, layout.dp * layout.tp
+    for block in setup.shape.blocks:
+        for m in block.matrices:
+            if m.part == "experts" and block.moe:
+                held = (m.copies + setup.redundant) / layout.ep
+                met = max(1e-9, min(held, block.moe.met_by(tokens) / layout.ep))
+                rows = tokens * m.met / layout.ep / setup.balanced
+                wide = max(1.0, m.rows * layout.ep / ranks)
+                routed += block.count * kernels.grouped_gemm(setup.device, met, rows, wide, m.columns, kind.name)
+                more += block.count * 2.0 * rows * wide * m.columns
+            else:
+                name = rest if m.quantised else "bf16"
+                dense += block.count * kernels.gemm(setup.device, lane, max(1.0, m.rows / layout.tp), m.columns, name)
+                flops += block.count * 2.0 * lane * m.rows * m.columns / layout.tp
+    yield Part("dense products", dense * times, flops * times, bound="compute")
+    yield Part("experts", routed * times, more * times, bound="compute")
 
 
 def weights_work(setup: Setup, tokens: float) -> tuple[Work, Work]:
@@ -207,16 +229,16 @@ def weights_work(setup: Setup, tokens: float) -> tuple[Work, Work]:
 
 
 def _dense(setup: Setup, block: Block, tokens: float) -> Work:
-    elements, size = _plain(block, setup.weights.name)
+    elements, size = _plain(block, setup.weights.name, setup.shape.moe is not None)
     share = 1.0 / setup.layout.tp
     return Work(2.0 * elements * share * tokens / setup.layout.dp * block.count, size * share * block.count)
 
 
 @lru_cache(maxsize=4096)
-def _plain(block: Block, name: str) -> tuple[float, float]:
+def _plain(block: Block, name: str, sparse: bool) -> tuple[float, float]:
     """(elements that a token meets, their bytes) of one layer, routed experts aside."""
     kind = precision(name)
-    rest = precision(kind.rest) if kind.experts_only else kind
+    rest = precision(kind.rest) if kind.experts_only and sparse else kind
     found = [m for m in block.matrices if m.part != "experts"]
     size = sum(m.activated * (rest.weight_bytes if m.quantised else 2.0) for m in found)
     return float(sum(m.activated for m in found)), size
@@ -275,6 +297,13 @@ def exchanges(setup: Setup, tokens: float, *, prompts_only: bool = False) -> Ite
         yield Part("all-reduce", 2 * shape.layers * each, bytes=2 * shape.layers * size, bound="links")
 
 
+def _passes(setup: Setup, tokens: float) -> Part:
+    """Norms, activations, quantisation, rotary embedding and residuals of a rank's tokens; launches not counted."""
+    size = setup.shape.layers * PASS_BYTES * setup.shape.hidden * tokens / setup.layout.tp
+    read = setup.device.memory_bytes_per_s * kernels.shipped().elementwise_share
+    return Part("passes", size / read, bytes=size, bound="memory bandwidth")
+
+
 def _layer_s(setup: Setup, knob: Knob) -> float:
     return knob.layer_s - (SUMS_S if setup.layout.tp == 1 else 0.0)
 
@@ -289,22 +318,18 @@ def _draft(setup: Setup, sequences: float, context: float, layer_s: float, read:
     """The MTP module, once for each drafted token: a layer and the head."""
     module = setup.shape.mtp
     assert module is not None, "only a model with an MTP module drafts with it"
-    plain = _plain(module, setup.weights.name)[1] / setup.layout.tp
+    plain = _plain(module, setup.weights.name, sparse=True)[1] / setup.layout.tp
     size = plain + (_experts(setup, module, sequences).bytes if module.moe else 0.0)
     size += setup.shape.vocab * setup.shape.hidden * 2.0 / setup.layout.tp
     size += sequences / setup.layout.dp * context * module.attention.cache_values * 2.0
     return Part("drafts", setup.mtp * (2 * layer_s + size / read), bytes=setup.mtp * size, bound="memory bandwidth")
 
 
-def _joined(setup: Setup, parts: list[Part], memory: float, peak: float, sd: float) -> Step:
+def _joined(setup: Setup, parts: list[Part], sd: float) -> Step:
     """The parts one after the other, or exchanges behind the rest where two micro-batches take turns.
 
-    Each micro-batch reads the weights anew. A step waits for its slowest rank: WAIT is the spread of their times.
+    A step waits for its slowest rank: WAIT is the spread of their times.
     """
-    if setup.overlap:
-        read = setup.device.memory_bytes_per_s * memory
-        twice = [replace(p, bytes=2 * p.bytes) if p.name in PRODUCTS else p for p in parts]
-        parts = [_product(p.name, Work(p.flops, p.bytes), peak, read) if p.name in PRODUCTS else p for p in twice]
     sent = sum(part.seconds for part in parts if part.name == "all-to-all")
     ranks = setup.layout.dp
     if ranks > 1 and setup.balanced < 1:

@@ -1,0 +1,116 @@
+"""Predictions of measured points: one function for each kind of row, each with its unit and an 80 % interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from fathom.layout import Layout
+from fathom.plan import rates
+from fathom.plan.hardware import Catalogue
+from fathom.plan.knobs import Knobs, shipped
+from fathom.plan.latency import Setup, decode_step
+from fathom.plan.memory import memory
+from fathom.plan.quantity import Quantity
+from fathom.plan.rows import Case, Refusal, case
+
+STEP_TOKENS = 16_384  # of prompts, read by a dp rank in one step where a row does not say
+NODE = 8
+SECONDS = {"ms": 1e3, "s": 1.0, "us": 1e6}
+
+
+def predict_serving(row: Mapping[str, str], catalogue: Catalogue, knobs: Knobs | None = None) -> Quantity | Refusal:
+    """What a serving row measured, predicted; or why not."""
+    asked = case(row, catalogue)
+    if isinstance(asked, Refusal):
+        return asked
+    knobs = knobs or shipped()
+    if asked.way in ("aggregated", "split"):
+        return _latency(asked, _in_flight(asked, knobs), knobs)
+    if asked.way == "saturated":
+        found = best(asked, knobs)
+        if found is None:
+            return Refusal(f"{asked.setup.shape.name} does not fit {asked.devices} x {asked.setup.device.name}")
+        return _rate(asked, found.output, "most", knobs, found.step.bound)
+    if asked.way == "prefill":
+        return _prefill(asked, knobs)
+    return _decode(asked, knobs)
+
+
+def _in_flight(asked: Case, knobs: Knobs) -> rates.Rates:
+    if asked.way == "split":
+        assert asked.reads is not None, "a split case has replicas that read"
+        return rates.split(
+            asked.reads, asked.setup, asked.replicas, asked.concurrency, asked.prompt, asked.output, knobs
+        )
+    return rates.aggregated(asked.setup, asked.concurrency, asked.prompt, asked.output, knobs)
+
+
+def _latency(asked: Case, found: rates.Rates, knobs: Knobs) -> Quantity | Refusal:
+    if asked.metric.startswith("tpot"):
+        return _interval(found.tpot_s * SECONDS[asked.unit], asked, "tpot", knobs, found.step.bound)
+    if asked.metric.startswith("ttft"):
+        return _interval(found.ttft_s * SECONDS[asked.unit], asked, "ttft", knobs, "queue of prompts")
+    if asked.metric.startswith("output_tokens"):
+        return _rate(asked, found.output, "tpot", knobs, found.step.bound)
+    return Refusal(f"metric {asked.metric} of replicas in service")
+
+
+def best(asked: Case, knobs: Knobs) -> rates.Rates | None:
+    """The best of the layouts that people use within a node, as many sequences as memory and the limit allow."""
+    found = []
+    for setup in layouts(asked.setup, asked.devices):
+        if rate := rates.saturated(setup, asked.prompt, asked.output, tpot_s=asked.limit_s, knobs=knobs):
+            found.append(rate)
+    return max(found, key=lambda rate: rate.output, default=None)
+
+
+def layouts(setup: Setup, devices: int) -> list[Setup]:
+    """Replicas of 1 to 8 devices: tensor-parallel, and with experts data-parallel too."""
+    sizes = [n for n in (1, 2, 4, NODE) if n <= devices]
+    found = [replace(setup, layout=Layout(tp=n)) for n in sizes]
+    if setup.shape.moe:
+        found += [replace(setup, layout=Layout(dp=n, ep=n)) for n in sizes[1:]]
+        found += [replace(setup, layout=Layout(tp=n, ep=n)) for n in sizes[1:]]
+    return found
+
+
+def _prefill(asked: Case, knobs: Knobs) -> Quantity | Refusal:
+    tokens = asked.concurrency / asked.setup.layout.dp or STEP_TOKENS
+    tokens = min(tokens, 4 * STEP_TOKENS)
+    cached = asked.prompt * asked.cached
+    setups = [asked.setup, replace(asked.setup, overlap=True)] if asked.setup.layout.dp > 1 else [asked.setup]
+    computed = max(rates.reading(s, tokens, asked.prompt - cached, cached, knobs) for s in setups)
+    return _rate(asked, computed / (1 - asked.cached), "prefill", knobs, "compute")
+
+
+def _decode(asked: Case, knobs: Knobs) -> Quantity | Refusal:
+    setup, context = asked.setup, asked.prompt + asked.output / 2
+    setups = [setup] if setup.overlap or setup.layout.dp == 1 else [setup, replace(setup, overlap=True)]
+    if "no" in asked.id:
+        setups = [setup]
+    count = asked.concurrency or memory(setup).sequences(context)
+    while count >= 1:
+        step = min((decode_step(s, count, context, knobs) for s in setups), key=lambda found: found.seconds)
+        tpot = step.seconds / setup.accepted
+        if tpot <= asked.limit_s or asked.concurrency:
+            if asked.metric.startswith("tpot"):
+                return _interval(tpot * SECONDS[asked.unit], asked, "large", knobs, step.bound)
+            return _rate(asked, count / tpot / setup.devices, "large", knobs, step.bound)
+        count /= 1.02
+    return Refusal(f"no batch keeps {asked.limit_s * 1e3:g} ms per token")
+
+
+def _rate(asked: Case, each: float, kind: str, knobs: Knobs, bound: str) -> Quantity | Refusal:
+    """A rate per device, in the unit of the row."""
+    unit = asked.unit.lower()
+    factor = {"tok/s/gpu": 1.0, "tok/s/npu": 1.0, "tok/s/8gpu": 8.0, "tok/s": float(asked.devices)}.get(unit)
+    if factor is None:
+        return Refusal(f"unit {asked.unit}")
+    return _interval(each * factor, asked, kind, knobs, bound)
+
+
+def _interval(value: float, asked: Case, kind: str, knobs: Knobs, bound: str) -> Quantity:
+    spread = math.exp(knobs.spread.get(kind, 0.3))
+    return Quantity(value, asked.unit, asked.metric, value / spread, value * spread, bound, "fitted")
