@@ -24,11 +24,15 @@ SAMPLES, SEED = 4000, 0
 FLEET = ("price", "server", "users", "answers", "lengths", "peak", "growth", "cheaper", "years", "of")
 SHOWN = (
     ("bill_day", "Bill of a day"), ("bill", "Bill of a year"), ("capital", "Capital"),
-    ("accelerators_peak", "Devices bought"), ("servers_peak", "Servers"), ("tokens", "Tokens of a day"),
-    ("decode", "Of them, written"), ("answer_cost", "Cost of a reply"), ("input_cost", "Input"),
-    ("output_cost", "Output"), ("tokens_per_accelerator", "Implied"), ("power", "Power"),
+    ("accelerators_peak", "Devices bought"), ("servers_peak", "Servers"), ("power", "Power"),
+    ("tokens", "Tokens of a day"), ("answer_cost", "Cost of a reply"), ("input_cost", "Input"),
+    ("output_cost", "Output"), ("tokens_per_accelerator", "Of each device bought"),
 )  # fmt: skip
-OTHERS = {"traffic.cached": "found in a cache"}
+WORDS = {
+    "users.dau": "daily users", "users.sessions": "replies each", "tokens.prompt": "length of prompts",
+    "tokens.output": "length of replies", "peak.to_average": "busiest hour", "fleet.prefill": "a device reads",
+    "fleet.decode": "a device writes", "growth.demand": "growth", "growth.performance_per_dollar": "tokens per dollar",
+}  # fmt: skip
 
 
 def demand_of(asked: Asked, rate: Rates) -> Demand:
@@ -73,7 +77,6 @@ def answer(asked: Asked) -> Answer:
     found = estimate(demand_of(asked, rate), SAMPLES, SEED)
     made = found.quantities
     shown = [(title, made[name]) for name, title in SHOWN if name in made]
-    shown += [("A device reads", rate.prefill), ("A device writes", rate.decode)]
     says = (
         f"{spoken(made['users'].value)} users a day need {made['servers_peak'].value:,.0f} servers of 8: "
         f"${spoken(made['bill_day'].value)} a day."
@@ -90,16 +93,21 @@ def answer(asked: Asked) -> Answer:
 
 def _plots(found: Estimate, asked: Asked) -> list[Plot]:
     names = ("tokens", "capital", "bill")
-    fans = figures.of_demand(replace(found, swings=(), scenarios={}, place=None))
-    plots = [Plot(f"demand-{name}", chart) for name, chart in zip(names, fans, strict=False)]
+    drawn = figures.of_demand(replace(found, swings=(), scenarios={}))
+    plots = [Plot(f"demand-{name}", chart) for name, chart in zip(names, drawn, strict=False)]
     of = asked.text("of")
-    swings = tornado(found.demand, of)
+    swings = tuple(swing for swing in tornado(found.demand, of) if swing.width > 0)
     chart = figures.tornado(swings, found.quantities[of].value, of, found.demand.unit(of))
+    chart = replace(chart, categories=tuple(WORDS.get(name, name) for name in chart.categories))
     notes = {
-        "input at P10": tuple(f"{swing.name} at {swing.low}" for swing in swings),
-        "input at P90": tuple(f"{swing.name} at {swing.high}" for swing in swings),
+        "input at P10": tuple(f"at {swing.low}" for swing in swings[: len(chart.categories)]),
+        "input at P90": tuple(f"at {swing.high}" for swing in swings[: len(chart.categories)]),
     }
-    return [*plots, Plot("tornado", chart, {name: said[:10] for name, said in notes.items()})]
+    if swings:
+        plots.append(Plot("tornado", chart, notes))
+    if found.place is not None:
+        plots.append(Plot("measured", drawn[-1]))
+    return plots
 
 
 def _inputs(found: Estimate) -> Table:
@@ -129,7 +137,7 @@ def spending_of(asked: Asked) -> crossing.Spending:
         one("growth.inference", growth, None, None, "demand against price, in a year"),
     ]
     return crossing.Spending(
-        f"{asked.text('model')}: inference against training", {each.name: each for each in inputs}
+        asked.text("model"), {each.name: each for each in inputs}
     )
 
 
@@ -153,8 +161,8 @@ def crossover(asked: Asked) -> Answer:
     first, shown = found[0], []
     for one in found:
         if one.day is not None:
-            shown.append((f"Passes {one.case}", one.day))
-    shown += [(f"Cost of {one.case}", one.training) for one in found]
+            shown.append((f"To pass {one.case.removeprefix('and ')}", one.day))
+    shown += [(f"Cost of {one.case.removeprefix('and ')}", one.training) for one in found]
     per_day = spending.inputs["inference.per_day"].value
     says = (
         f"After {first.day.value:,.0f} days at ${spoken(per_day)} a day, answering has cost as much as training."

@@ -2,115 +2,68 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from typing import Any
 
-from fathom.config import ModelConfig, load_config
 from fathom.errors import ConfigError, RequestError
 from fathom.plan.families import find
+from fathom.plan.fit import Fit, fit
 from fathom.plan.hardware import Catalogue, Device
-from fathom.plan.latency import Setup
-from fathom.plan.memory import Memory, memory
+from fathom.plan.memory import Memory
 from fathom.plan.page.answer import Answer, Plot, Table
 from fathom.plan.page.fields import Asked
-from fathom.plan.pools import Choices, setups
 from fathom.plan.quantity import Quantity, digits
 from fathom.plan.report import Chart, Series
 from fathom.plan.shape import Shape
 
 USES = ("model", "gpu", "gpus", "precision", "cache", "in", "out", "mtp")
-MOST = 1024
-
-
-@dataclass(frozen=True)
-class Fit:
-    """The layout that leaves most room, and what its fullest device holds."""
-
-    setup: Setup
-    memory: Memory
-
-    def sequences(self, context: float) -> float:
-        """Contexts of so many tokens that it has room for."""
-        return self.memory.sequences(context)
-
-
-def best(shape: Shape, device: Device, count: int, choices: Choices, config: ModelConfig | None) -> Fit:
-    """Of all layouts over `count` devices, the one with most room. Raises: ConfigError: the count divides nothing."""
-    found = [Fit(one, memory(one)) for one in setups(shape, device, replace(choices, gpus=count), config)
-             if one.devices == count]  # fmt: skip
-    if not found:
-        raise ConfigError(f"{count} devices divide neither the heads nor the experts of {shape.name}; use a multiple of 8.")
-    return max(found, key=lambda one: (one.memory.room, -one.memory.used))
+OTHERS = ("h100_sxm", "h200_sxm", "b200_sxm", "mi300x")  # to compare with, as many as were asked for
+OPTION = re.compile(r" \(--[^)]*\)")  # how the command line says it
+MARK = "#a2191f"
 
 
 def answer(asked: Asked) -> Answer:
     """The section."""
     shape, device, count = find(asked.text("model")), Catalogue.read().find(asked.text("gpu")), asked.whole("gpus")
-    config = load_config(asked.text("model")) if shape.family == "deepseek" else None
-    context = asked.number("in") + asked.number("out")
-    choices = Choices(
-        precisions=(asked.text("precision"),), caches=(asked.text("cache"),), overlap=(False,),
-        mtp=(0 if asked.text("mtp") == "0" else 1,),
-    )  # fmt: skip
+    context = asked.whole("in") + asked.whole("out")
+    if shape.context and context > shape.context:
+        raise RequestError(
+            f"in and out are {context:,} tokens together; {shape.name} is made for {shape.context:,}.", param="in"
+        )
+    how: dict[str, Any] = {"precision": asked.text("precision"), "cache": asked.text("cache"), "context": context,
+                           "mtp": asked.text("mtp") != "0"}  # fmt: skip
     try:
-        found = best(shape, device, count, choices, config)
+        found = fit(shape, device, count, **how)
     except ConfigError as error:
         raise RequestError(str(error), param="gpus") from error
-    yes, held = found.sequences(context) >= 1, found.memory
     machine = f"{count} x {device.title}"
-    left = held.capacity - held.used
-    if yes:
-        says = f"Yes: {shape.name} fits on {machine}, with room for {found.sequences(context):,.0f} contexts of {context:,.0f} tokens."
+    lines = [f"{_layout(found)}; the largest part is {_binding(found)}."]
+    if found.fits:
+        room = f"room for {found.contexts:,.0f} contexts of {context:,.0f} tokens"
+        says = f"Yes: {shape.name} fits on {machine}, with {room}."
     else:
-        what = f"{digits(-left / 1e9)} GB too much on each" if left < 0 else "no room for one context"
-        says = f"No: {shape.name} does not fit on {machine}: {what}."
-    lines = [f"{_layout(found)}; the largest part is {_binding(held)}."]
-    if not yes:
-        lines += [f"What would help: {', or '.join(changes(shape, device, count, choices, config, context))}."]
-    rows = list(_rows(shape, device, count, choices, config))
-    return Answer(
-        says, "yes" if yes else "no", _numbers(found, shape, context), lines, (_bars(rows),), (_parts(found, context),)
-    )  # fmt: skip
+        says = f"No: {shape.name} does not fit on {machine}: {digits(found.missing / 1e9)} GB are missing on each."
+        changes = [OPTION.sub("", change) for change in found.changes]
+        lines.append(f"What would help: {', or '.join(changes) or 'none of the single changes that were tried'}.")
+    rows = list(_rows(shape, device, count, how))
+    return Answer(says, "yes" if found.fits else "no", _numbers(found, shape), lines, (_bars(rows),), (_parts(found),))
 
 
 def _layout(found: Fit) -> str:
     made = found.setup.layout
-    axes = [f"{axis.upper()}{size}" for axis, size in (("pp", made.pp), ("dp", made.dp), ("tp", made.tp), ("ep", made.ep))
-            if size > 1]  # fmt: skip
-    return f"Layout with most room: {' '.join(axes) or 'one device'}"
+    axes = [("PP", made.pp), ("DP", made.dp), ("TP", made.tp), ("EP", made.ep)]
+    said = " ".join(f"{axis}{size}" for axis, size in axes if size > 1) or "one device"
+    return f"{'Layout with most room' if found.fits else 'The layout that lacks least'}: {said}"
 
 
-def _binding(held: Memory) -> str:
-    name = max(held.parts, key=lambda part: held.parts[part])
-    return f"{name.replace('_', ' ')}, {digits(held.parts[name] / 1e9)} of {digits(held.capacity / 1e9)} GB"
+def _binding(found: Fit) -> str:
+    held = found.memory
+    size = held.parts[found.binding]
+    return f"{found.binding.replace('_', ' ')}, {digits(size / 1e9)} of {digits(held.capacity / 1e9)} GB"
 
 
-def changes(
-    shape: Shape, device: Device, count: int, choices: Choices, config: ModelConfig | None, context: float
-) -> list[str]:  # fmt: skip
-    """The smallest change of each kind with which it fits."""
-
-    def fits(where: Device, number: int, how: Choices) -> bool:
-        try:
-            return best(shape, where, number, how, config).sequences(context) >= 1
-        except ConfigError:
-            return False
-
-    found = []
-    counts = [n for n in (*range(count + 1, 9), *range(8, MOST + 1, 8)) if n > count][:40]
-    if more := next((n for n in counts if fits(device, n, choices)), None):
-        found.append(f"{more} x {device.title}")
-    smaller = [n for n in ("fp8", "nvfp4", "int4", "q4_k_m") if fits(device, count, replace(choices, precisions=(n,)))]
-    if smaller:
-        found.append(f"weights in {smaller[0]}")
-    others = sorted(Catalogue.read().values(), key=lambda one: one.memory_gb)
-    larger = (d for d in others if d.memory_gb > device.memory_gb and d.usd_per_hour and fits(d, count, choices))
-    if (other := next(larger, None)) is not None:
-        found.append(f"{count} x {other.title}")
-    return found or ["a smaller model"]
-
-
-def _numbers(found: Fit, shape: Shape, context: float) -> list[tuple[str, Quantity]]:
+def _numbers(found: Fit, shape: Shape) -> list[tuple[str, Quantity]]:
     held = found.memory
     weights = sum(size for part, size in held.parts.items() if part not in ("runtime", "activations"))
     left = held.capacity - held.used
@@ -120,27 +73,26 @@ def _numbers(found: Fit, shape: Shape, context: float) -> list[tuple[str, Quanti
         ("Left for the cache", Quantity(left / 1e9, "GB", "of each device; below 0: too much", bound="memory")),
         ("Cache of a token", Quantity(held.token_bytes / 1e3, "kB", "on one device")),
         ("Tokens that fit", Quantity(min(held.room, 1e18), "tokens", "in the cache of all devices together")),
-        ("Contexts at a time", Quantity(min(found.sequences(context), 1e18), "contexts", f"of {context:,.0f} tokens")),
+        ("Contexts at a time", Quantity(min(found.contexts, 1e18), "contexts", f"of {found.context:,} tokens")),
         ("Parameters", Quantity(shape.parameters / 1e9, "billion", "of the main model")),
         ("Met by a token", Quantity(shape.activated / 1e9, "billion", "without the input embedding")),
     ]  # fmt: skip
 
 
-def _rows(
-    shape: Shape, device: Device, count: int, choices: Choices, config: ModelConfig | None
-) -> Iterator[tuple[str, Fit]]:  # fmt: skip
-    """What was asked, then fewer and more of the same, then as many of others."""
+def _rows(shape: Shape, device: Device, count: int, how: dict[str, Any]) -> Iterator[tuple[str, Fit]]:
+    """What was asked, then half and twice as many, then as many of others."""
     catalogue, seen = Catalogue.read(), set()
     asked = [(device, n) for n in (count, max(1, count // 2), count * 2)]
-    others = [(catalogue[name], count) for name in ("h100_sxm", "h200_sxm", "b200_sxm", "mi300x")]
-    for where, number in (*asked, *others):
-        if (where.name, number) in seen or number > MOST:
+    for where, number in (*asked, *((catalogue[name], count) for name in OTHERS)):
+        if (where.name, number) in seen:
             continue
         seen.add((where.name, number))
         try:
-            yield f"{number} x {where.title}"[:28], best(shape, where, number, choices, config)
+            found = fit(shape, where, number, **how)
         except ConfigError:
-            continue
+            continue  # it cannot be divided so
+        short = re.sub(r" \(.*\)| SXM", "", where.title)
+        yield f"{number} x {short}: {'yes' if found.fits else 'no'}", found
 
 
 def _bars(rows: list[tuple[str, Fit]]) -> Plot:
@@ -156,7 +108,7 @@ def _bars(rows: list[tuple[str, Fit]]) -> Plot:
         notes[name] = tuple(f"{digits(size)} GB" for size in sizes)
         reached = list(high)
     limits = tuple((float(i), found.setup.device.memory_gb) for i, (_, found) in enumerate(rows))
-    series.append(Series("memory of the device", limits, "dots"))
+    series.append(Series("memory of the device", limits, "dots", colour=MARK))
     chart = Chart("Memory of one device", "", "memory [GB]", tuple(series), tuple(n for n, _ in rows), sideways=True)
     return Plot("memory", chart, notes)
 
@@ -170,7 +122,7 @@ def _size(held: Memory, name: str) -> float:
     return held.parts.get(name, 0.0)
 
 
-def _parts(found: Fit, context: float) -> Table:
+def _parts(found: Fit) -> Table:
     held = found.memory
     rows: list[tuple[object, ...]] = [(part.replace("_", " "), size / 1e9) for part, size in held.parts.items()]
     rows += [("in all", held.used / 1e9), ("what engines dare to use", held.capacity / 1e9),

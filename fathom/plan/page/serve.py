@@ -26,8 +26,9 @@ SHOWN = (
     ("speed", "Speed of a user"), ("output_throughput", "Output, all devices"), ("usd_per_million_in", "Input"),
     ("usd_per_million_out", "Output"), ("ttft", "First token"), ("tpot", "Then a token every"),
     ("prefill_throughput", "Devices that prefill"), ("decode_throughput", "Devices that decode"),
-    ("rate_possible", "Requests"), ("gpus", "Smallest service"), ("usd_per_hour", "Its cost"),
+    ("gpus", "Smallest service"), ("usd_per_hour", "Its cost"),
 )  # fmt: skip
+FRONTIER = "#c9ced4"  # of what stays in the background
 CURVE = ("prefill and decode apart", "one pool")
 
 
@@ -119,8 +120,14 @@ def _plots(found: Found) -> list[Plot]:
     made = [Plot("pareto", replace(curve, title="Throughput against speed"), {k: tuple(v) for k, v in notes.items()})]
     if found.chosen.usd_per_hour is not None:
         made.append(Plot("cost", _cost(found), {k: tuple(v) for k, v in notes.items()}))
-    bounds = {"of a step": tuple(f"bound by {part.bound}" for part in step_of(found.chosen.decode).parts)}
-    return [*made, Plot("step", step, bounds)]
+    parts = step_of(found.chosen.decode).parts
+    bounds = tuple(f"bound by {part.bound}" for part in parts)
+    shown, hidden = step.series
+    ends = tuple(part.seconds * 1e3 for part in parts)
+    behind = replace(hidden, points=tuple(enumerate(ends)), low=tuple(y for _, y in shown.points), high=ends)
+    behind = replace(behind, colour=FRONTIER)
+    notes_of = {shown.name: bounds, hidden.name: tuple(f"{digits(part.hidden * 1e3)} ms" for part in parts)}
+    return [*made, Plot("step", replace(step, series=(shown, behind)), notes_of)]
 
 
 def _kinds(found: Found) -> dict[str, list[Pareto]]:
@@ -135,7 +142,7 @@ def _cost(found: Found) -> Chart:
         at = tuple((point.speed, price_of(point.service) / point.throughput / 3600 * 1e6) for point in points)
         series += [Series(name, at, "dots")] if at else []
     whole = sorted(at for one in series for at in one.points)
-    line = Series("frontier", tuple(whole), colour="#c9ced4")
+    line = Series("frontier", tuple(whole), colour=FRONTIER)
     return Chart(
         "What speed costs", "speed of a user [tok/s/user]", "cost, prompts included [USD/M output tokens]",
         (line, *series), log_y=True,

@@ -51,7 +51,9 @@ def answer(asked: Asked) -> Answer:
         ("Hours, as others went", numbers["hours_as_others"]),
     ]  # fmt: skip
     says = f"{digits(days.value)} days on {found.job.gpus:,} {found.job.device.title}: {_money(usd.value)}."
-    lines = [layout(found), *([f"The layout: {found.why}."] if found.why else [])]
+    lines = [layout(found), *([f"{found.why.capitalize()}."] if found.why else [])]
+    around = found.lines[-1]
+    lines.append(f"{around.what.capitalize()}, not drawn: {_money(around.usd.value)}; {around.note}.")
     return Answer(says, "", shown, lines, (_step(found), _bill(found)), (_lines(found), _rank(found)))
 
 
@@ -69,9 +71,10 @@ def _step(found: Plan) -> Plot:
 
 
 def _bill(found: Plan) -> Plot:
-    kept, names = [], tuple(line.what for line in found.lines)
+    lines = found.lines[:-1]  # research around it is ten times as much, and would hide the rest
+    kept, names = [], tuple(line.what for line in lines)
     for title, counted in (("in the headline", True), ("left out of it", False)):
-        rows = [(i, line) for i, line in enumerate(found.lines) if line.counted == counted]
+        rows = [(i, line) for i, line in enumerate(lines) if line.counted == counted]
         kept.append(Series(title, tuple((float(i), line.usd.value) for i, line in rows), "bars"))
     notes = {one.name: tuple(found.lines[int(x)].note for x, _ in one.points) for one in kept}
     chart = Chart("The training bill", "", "cost [USD]", tuple(kept), names, sideways=True)

@@ -4,7 +4,7 @@ import uPlot from "./vendor/uPlot.esm.js";
 import { said, tick } from "./numbers.js";
 
 const HEIGHT = 280; // of an upright plot [px]
-const ROW = 30; // of a sideways one, for each category [px]
+const [ROW, DENSE] = [30, 20]; // of a sideways one, for each category, and for each of many [px]
 const FRONTIER = "#c9ced4"; // how the server marks a line in the background
 
 /** Colours of the page as it is now, for a canvas. */
@@ -21,7 +21,7 @@ function coloured(series, { palette, faint, mark }) {
   let next = 0;
   return series.map((one) => {
     if (one.colour) return { ...one, paint: one.colour === FRONTIER ? faint : mark };
-    return { ...one, paint: one.kind === "dots" && one.points.every(([, y]) => y === one.points[0][1]) && next > 3 ? mark : palette[next++ % palette.length] };
+    return { ...one, paint: palette[next++ % palette.length] };
   });
 }
 
@@ -38,7 +38,8 @@ function reach(values, log, air) {
  * Draw into a box. `picked` hears which place along the x axis is looked at, as words.
  * Gives {canvas, key, step, destroy}: `step` moves the cursor by so many places.
  */
-export function draw(box, plot, colours, picked) {
+export function draw(box, given, colours, picked) {
+  const plot = { ...given, log_y: given.log_y && heights(given).every((value) => value > 0) };
   const series = coloured(plot.series, colours);
   const places = [...new Set(series.flatMap(({ points }) => points.map(([x]) => x)))].sort((a, b) => a - b);
   const rows = plot.categories.length;
@@ -55,11 +56,11 @@ export function draw(box, plot, colours, picked) {
     bands.push({ series: [data.length - 2, data.length - 1], fill: `color-mix(in srgb, ${one.paint} 18%, transparent)` });
     shown.push({ paths: uPlot.paths.linear(), stroke: "transparent", points: { show: false } }, { paths: uPlot.paths.linear(), stroke: "transparent", points: { show: false } });
   });
-  const values = series.flatMap((one) => [...one.points.map(([, y]) => y), ...one.low, ...one.high, ...(one.kind === "bars" && !one.low.length ? [0] : [])]);
+  const values = heights(plot);
   const words = (index) => (index === null || index === undefined ? "" : sayings(plot, series, at, places[index]));
   const options = {
     width: Math.max(200, box.clientWidth),
-    height: plot.sideways ? ROW * rows + 60 : HEIGHT,
+    height: plot.sideways ? (rows > 12 ? DENSE : ROW) * rows + 60 : HEIGHT,
     padding: [10, 14, 0, 0],
     legend: { show: false },
     scales: scales(plot, places, values),
@@ -93,6 +94,11 @@ export function draw(box, plot, colours, picked) {
   };
 }
 
+/** All that the y axis must hold: values, ends of intervals, and 0 where bars begin there. */
+function heights({ series }) {
+  return series.flatMap((one) => [...one.points.map(([, y]) => y), ...one.low, ...one.high, ...(one.kind === "bars" && !one.low.length ? [0] : [])]);
+}
+
 /** How uPlot shows a series; bars are ours. */
 function look(one) {
   const common = { label: one.name, stroke: one.paint, _paint: one.paint, spanGaps: true, width: 2 };
@@ -103,27 +109,47 @@ function look(one) {
 function scales(plot, places, values) {
   const rows = plot.categories.length;
   const along = rows ? [-0.6, rows - 0.4] : reach(places, plot.log_x, 0.03);
-  const log = plot.log_y && values.every((value) => value > 0);
-  const across = reach(values, log, 0.06);
+  const across = reach(values, plot.log_y, 0.06);
   return {
     x: { time: false, ori: plot.sideways ? 1 : 0, dir: plot.sideways ? -1 : 1, distr: plot.log_x ? 3 : 1, range: () => along },
-    y: { ori: plot.sideways ? 0 : 1, distr: log ? 3 : 1, range: () => across },
+    y: { ori: plot.sideways ? 0 : 1, distr: plot.log_y ? 3 : 1, range: () => across },
   };
+}
+
+/** 1, 2 and 5 of each decade, or powers of ten where those are many. */
+function decades(low, high) {
+  const steps = Math.log10(high / low) < 2.5 ? [1, 2, 5] : [1];
+  const found = [];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1) {
+    for (const step of steps) found.push(Number(`${step}e${power}`));
+  }
+  return found.filter((value) => value >= low && value <= high);
 }
 
 function axes(plot, colours, width) {
   const font = `12px ${colours.font}`;
   const common = { stroke: colours.dim, font, labelFont: font, ticks: { show: false }, grid: { stroke: colours.line, width: 1 } };
   const numbers = (u, splits) => splits.map((value) => (value === null ? null : tick(value)));
-  const x = { ...common, scale: "x", side: plot.sideways ? 3 : 2, values: numbers };
+  const x = { ...common, scale: "x", side: plot.sideways ? 3 : 2, values: numbers, ...(plot.sideways ? {} : { size: 30 }) };
   const y = { ...common, scale: "y", side: plot.sideways ? 2 : 3, values: numbers, size: plot.sideways ? 28 : 52, space: plot.sideways ? 56 : 36 };
+  for (const [axis, log] of [[x, plot.log_x], [y, plot.log_y]]) {
+    if (!log) continue;
+    axis.splits = (u) => decades(u.scales[axis.scale].min, u.scales[axis.scale].max);
+    axis.filter = (u, splits) => splits;
+  }
   if (plot.categories.length) {
-    const most = Math.max(8, Math.floor((0.42 * width) / 6.6));
-    const short = (name) => (name.length > most ? `${name.slice(0, most - 1)}…` : name);
+    const brush = document.createElement("canvas").getContext("2d");
+    brush.font = font;
+    const [wide, most] = [(name) => brush.measureText(name).width, 0.42 * width];
+    const short = (name) => {
+      let kept = name.length;
+      while (kept > 1 && wide(name.slice(0, kept)) > most) kept -= 1;
+      return kept < name.length ? `${name.slice(0, kept - 1)}…` : name;
+    };
     x.splits = () => plot.categories.map((_, i) => i);
     x.values = () => plot.categories.map(short);
     x.grid = { show: false };
-    if (plot.sideways) x.size = Math.min(0.45 * width, 18 + 6.6 * Math.max(...plot.categories.map((name) => short(name).length)));
+    if (plot.sideways) x.size = 14 + Math.max(...plot.categories.map((name) => wide(short(name))));
   }
   const label = { labelSize: 18, labelGap: 0 };
   if (plot.sideways && plot.y_label) Object.assign(y, { label: plot.y_label, ...label });
@@ -142,7 +168,7 @@ function bars(u, series, plot) {
     const middle = among > 1 ? (crowded.indexOf(one) - (among - 1) / 2) * wide : 0;
     u.ctx.fillStyle = one.paint;
     one.points.forEach(([x, y], i) => {
-      const [from, to] = one.low.length ? [one.low[i], one.high[i]] : [plot.log_y ? u.scales.y.min : 0, y];
+      const [from, to] = one.low.length ? [one.low[i], one.high[i]] : [0, y];
       const along = [x + middle - wide / 2, x + middle + wide / 2].map((value) => u.valToPos(value, "x", true));
       const across = [from, to].map((value) => u.valToPos(value, "y", true));
       const [[left, right], [top, bottom]] = plot.sideways ? [across, along] : [along, across];
