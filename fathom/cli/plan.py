@@ -11,7 +11,7 @@ HELP = (
     "Size a model before anything is bought: by arithmetic on its configuration and published measurements, with the "
     "error of each prediction. Only `calibrate` loads weights, and measures."
 )
-WORKS = ("calibrate", "crossover", "demand", "deploy", "drift", "scaling", "step", "think", "train", "web")
+WORKS = ("fit", "train", "demand", "think", "crossover", "scaling", "calibrate", "step", "drift", "deploy", "web")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

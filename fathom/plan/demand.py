@@ -28,6 +28,7 @@ from fathom.plan.inputs import samples as draw
 from fathom.plan.outlook import Composite, Swing, composite, target, tornado, years
 from fathom.plan.published import Place, clouds, place
 from fathom.plan.quantity import Quantity
+from fathom.plan.replicas import rates, read_predict
 
 
 def read_demand(path: str | Path, overrides: Sequence[str] = ()) -> Demand:
@@ -59,7 +60,7 @@ def _copy(table: Mapping[str, Any]) -> dict[str, Any]:
 def _build(table: Mapping[str, Any], where: str) -> Demand:
     sections = {name.partition(".")[0] for name in TERMS}
     known = ("title", "about", "currency", "gpu", "model", "billed", "cached_takes", "scenarios", "alternatives",
-             "published", *sorted(sections))  # fmt: skip
+             "published", "predict", *sorted(sections))  # fmt: skip
     for key in table:
         if key not in known:
             raise ConfigError(f"{where}: unknown key {key!r}{nearest(str(key), known)}; known: {', '.join(known)}.")
@@ -86,10 +87,22 @@ def _build(table: Mapping[str, Any], where: str) -> Demand:
         hours=hours, years=years, scenarios=_variants(table, "scenarios", where),
         alternatives=_variants(table, "alternatives", where), published=_published(table, where),
     )  # fmt: skip
+    if "predict" in table:
+        demand = _with_predicted(demand, table["predict"], where)
     _check(demand, where)
     for name, variant in {**demand.scenarios, **demand.alternatives}.items():
         _check(demand.changed(variant), f"{where}: {name}")
     return demand
+
+
+def _with_predicted(demand: Demand, table: Any, where: str) -> Demand:
+    """With rates from the model of a step."""
+    if demand.model is None or demand.device is None:
+        raise ConfigError(f"{where}: predict needs the model and gpu that it is about; add both.")
+    told = [name for name in ("fleet.prefill", "fleet.decode", "fleet.utilisation") if name in demand.inputs]
+    if told:
+        raise ConfigError(f"{where}: {told[0]} and predict are both given; keep one of them.")
+    return demand.changed(rates(read_predict(table, where), demand.model, demand.device, TERMS))
 
 
 def _hours(tables: Mapping[str, Any], where: str) -> tuple[float, ...]:

@@ -11,9 +11,9 @@ from fathom.plan.hardware import Device
 from fathom.plan.kernels import Reach, shipped
 
 
-def dispatch_row_bytes(hidden: int) -> int:
-    """A token's row in FP8, with an FP32 scale for each 128 values [B]."""
-    return hidden + -(-hidden // 128) * 4
+def dispatch_row_bytes(hidden: int, *, low_latency: bool = False) -> int:
+    """A token's row in FP8, with an FP32 scale for each 128 values; low-latency kernels put 16 bytes before it [B]."""
+    return hidden + -(-hidden // 128) * 4 + (16 if low_latency else 0)
 
 
 def combine_row_bytes(hidden: int) -> int:
@@ -64,6 +64,20 @@ def all_to_all(
     share = reach.direct_link_share if low_latency else reach.link_share
     link = size * local / (link_bytes_per_s(device) * share)
     return (reach.direct_us if low_latency else reach.pipelined_us) * 1e-6 + max(network, link)
+
+
+def decode_bound(
+    layers: int, tokens: float, hidden: int, bytes_per_s: float, *, rows: float, batches: int = 2
+) -> float:
+    """Least seconds of a decode step whose exchanges alone take time, however fast a device computes.
+
+    A token sends `rows` rows out in FP8 and gets as many back in BF16, in each layer, of `batches` micro-batches that
+    take turns: "Insights into DeepSeek-V3", arXiv:2505.09343, section 2.3.2.
+
+    Args: tokens: of a micro-batch on one device. bytes_per_s: of its link [B/s].
+    """
+    _check(1, tokens)
+    return layers * batches * (1 + 2) * tokens * rows * hidden / bytes_per_s
 
 
 def all_reduce(device: Device, ranks: int, size: float, reach: Reach | None = None) -> float:

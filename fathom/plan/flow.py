@@ -26,6 +26,7 @@ from fathom.plan.inputs import Input, Term
 from fathom.plan.shape import Shape
 
 DAY_S, YEAR_DAYS = 86_400.0, 365.0
+LEAST = 1e-30  # of tokens, users, accelerators or money: below it there is nothing to share a cost among
 Z95 = 1.6448536269514722  # standard normal deviate that 5 % of all lie beyond
 
 TERMS: dict[str, Term] = {
@@ -250,7 +251,7 @@ def _accelerators(demand: Demand, x: Mapping[str, Any], made: Flow) -> None:
 
 def _ratio(made: Flow, name: str, above: Any, below: Any) -> None:
     """above / below, left out where there is nothing to divide by."""
-    if np.all(np.asarray(below) > 0.0):
+    if np.all(np.asarray(below) > LEAST):
         made[name] = above / below
 
 

@@ -61,8 +61,11 @@ def measured_s(row: Row, work: float) -> float:
 
 def error(row: Row, reach: Reach) -> tuple[str, float] | None:
     """(law, log of predicted over measured seconds) of a row; None if no law speaks of it."""
-    timed = time_of(row, device_of(row["hardware"]), reach)
-    return None if isinstance(timed, str) else (timed.law, math.log(timed.seconds / measured_s(row, timed.work)))
+    try:
+        timed = time_of(row, device_of(row["hardware"]), reach)
+    except ConfigError:
+        return None
+    return timed.law, math.log(timed.seconds / measured_s(row, timed.work))
 
 
 def fit(rows: Sequence[Row], families: Sequence[str] = tuple(FAMILIES), base: Reach | None = None) -> Reach:

@@ -129,7 +129,7 @@ def gemm(device: Device, m: float, n: float, k: float, precision: str = "fp8", r
     """
     if not (m > 0 and n > 0 and k > 0):
         raise ConfigError(f"a product of {m:g} x {k:g} with {n:g} x {k:g}; each must be above 0.")
-    return _tiles(device, 1.0, math.ceil(m / (TILE if m > TILE / 2 else TILE / 2)), m, n, k, precision, reach)
+    return _tiles(device, 1.0, m, n, k, precision, True, reach)
 
 
 def grouped_gemm(
@@ -139,20 +139,17 @@ def grouped_gemm(
     """Seconds of the products of `experts` experts that get `rows` rows in all, on one device.
 
     Args: experts: that get any; what they weigh is read once. even: each gets as many; otherwise the last tile of an
-          expert is half full on average.
+          expert is half empty on average.
     """
     if not (experts > 0 and rows > 0 and n > 0 and k > 0):
         raise ConfigError(f"{rows:g} rows for {experts:g} experts of {n:g} x {k:g}; each must be above 0.")
-    m = max(1.0, rows / experts)
-    height = TILE if m > TILE / 2 else TILE / 2
-    tiles = math.ceil(m / height) if even else max(1.0, m / height + 0.5)
-    return _tiles(device, experts, tiles, m, n, k, precision, reach)
+    return _tiles(device, experts, max(1.0, rows / experts), n, k, precision, even, reach)
 
 
 def _tiles(
-    device: Device, copies: float, tiles: float, m: float, n: float, k: float, name: str, reach: Reach | None
+    device: Device, copies: float, m: float, n: float, k: float, name: str, even: bool, reach: Reach | None
 ) -> float:
-    """Seconds of `copies` products, each `tiles` tiles high: waves of tiles over the cores, and the bytes.
+    """Seconds of `copies` products of m rows each: waves of tiles over the cores, and the bytes.
 
     A tile takes steps of TILE bytes along k; in each, its core computes, and waits for memory if that is longer. A wave
     that does not fill all cores takes as long as a full one (`wave_loss` of the time). Libraries for BF16 drain a tile
@@ -162,16 +159,21 @@ def _tiles(
     rate, weight, activation = _rate(device, name, reach)
     cores = device.cores or COMMON_CORES
     wide = activation == 2.0
-    height = TILE if m > TILE / 2 else TILE // 2
-    waiting, computing = reach.step_ns * 1e-9 * k * activation / TILE, 2.0 * height * k / rate
+    waiting = reach.step_ns * 1e-9 * k * activation / TILE
+    height = TILE if m > TILE / 2 else TILE / 2
+    high: float = math.ceil(m / height)
+    if not even:  # half a tile of TILE rows is empty, on average
+        height = min(TILE, m + TILE / 2)
+        high = max(1.0, m / TILE + 0.5)
     best = math.inf
     for width in WIDTHS:
-        count = copies * tiles * math.ceil(n / width)
+        count = copies * high * math.ceil(n / width)
         split = max(1.0, min(reach.split, cores / count)) if wide else 1.0
         waves = max(1.0, count * split / cores)
         waves += reach.wave_loss * (math.ceil(waves - 1e-9) - waves)
         drained = 1.0 if wide else waves
-        best = min(best, waves * max(waiting, computing * width) / split + drained * reach.tile_us * 1e-6)
+        computing = 2.0 * height * width * k / rate
+        best = min(best, waves * max(waiting, computing) / split + drained * reach.tile_us * 1e-6)
     read = copies * (n * k * weight + m * k * activation + 2.0 * m * n)
     memory = read / (device.memory_bytes_per_s * reach.memory_share)
     return reach.launch_us * 1e-6 + blend(best, memory, reach.wide_blend if wide else reach.product_blend)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fathom.plan.latency import CACHE_BYTES, LATENT_FP8, Setup
 from fathom.plan.precision import precision
@@ -41,9 +41,9 @@ def memory(setup: Setup, *, chunk: float = CHUNK_TOKENS) -> Memory:
     """What a device of `setup` holds. Args: chunk: tokens of prompts that a dp rank reads in one step."""
     layout, shape, device = setup.layout, setup.shape, setup.device
     parts: dict[str, float] = {}
-    for block in shape.blocks:
+    for block, count in stage(setup):
         for part, size in _weights(setup, block).items():
-            parts[part] = parts.get(part, 0.0) + size * block.count / layout.pp
+            parts[part] = parts.get(part, 0.0) + size * count
     ends = 2 if layout.pp == 1 and not shape.tied else 1
     parts["embedding and head"] = ends * shape.embedding * 2.0 / layout.tp
     if setup.mtp and shape.mtp:
@@ -55,6 +55,19 @@ def memory(setup: Setup, *, chunk: float = CHUNK_TOKENS) -> Memory:
     free = max(0.0, capacity - sum(parts.values()))
     room = free / token * layout.dp if token else (math.inf if free else 0.0)
     return Memory(parts, capacity, token, state, room)
+
+
+def stage(setup: Setup) -> list[tuple[Block, int]]:
+    """(block, how many of its layers) of the pipeline stage that holds most; all of them if there is one stage."""
+    blocks = setup.shape.blocks
+    if setup.layout.pp == 1:
+        return [(block, block.count) for block in blocks]
+    layers = [at for at, block in enumerate(blocks) for _ in range(block.count)]
+    sizes = [sum(_weights(setup, block).values()) for block in blocks]
+    width = math.ceil(len(layers) / setup.layout.pp)
+    first = max(range(len(layers) - width + 1), key=lambda n: sum(sizes[at] for at in layers[n : n + width]))
+    held = layers[first : first + width]
+    return [(block, held.count(at)) for at, block in enumerate(blocks) if at in held]
 
 
 def _weights(setup: Setup, block: Block) -> dict[str, float]:
@@ -80,15 +93,15 @@ def cache_bytes(setup: Setup) -> tuple[float, float]:
     """
     layout, shape = setup.layout, setup.shape
     token = state = 0.0
-    blocks = [*shape.blocks, *([replace(shape.mtp, count=shape.mtp_depth)] if setup.mtp and shape.mtp else [])]
-    for block in blocks:
+    extra = [(shape.mtp, shape.mtp_depth)] if setup.mtp and shape.mtp else []
+    for block, count in [*stage(setup), *extra]:
         one = block.attention
         width = (LATENT_FP8 if setup.cache == "fp8" else 2.0) if one.kind == "latent" else CACHE_BYTES[setup.cache]
         cut = 1 if one.kind == "latent" else min(layout.tp, one.kv_heads)
-        share = block.count / layout.pp / cut
+        share = count / cut
         if one.window is None:
             token += one.cache_values * width * share
         else:
             state += one.window * one.cache_values * width * share
-        state += one.state_values * 2.0 * block.count / layout.pp / layout.tp
+        state += one.state_values * 2.0 * count / layout.tp
     return token, state

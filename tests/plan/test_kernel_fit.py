@@ -18,7 +18,6 @@ def made_by(reach: Reach) -> list[dict[str, str]]:
     rows = []
     for row in DECODE:
         timed = time_of(row, device_of(row["hardware"]), reach)
-        assert not isinstance(timed, str)
         rows.append({**row, "value": str(timed.seconds * 1e6)})
     return rows
 

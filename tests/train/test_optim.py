@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fathom.errors import ConfigError
+from fathom.train.loss import LossConfig
 from fathom.train.optim import OptimConfig, build, learning_rate, update_bias
 from tests.model.tiny import CONFIG, model
 
@@ -22,6 +23,16 @@ def test_the_cosine_at_known_points() -> None:
     assert learning_rate(config, 60, 110) == pytest.approx(0.6)  # half way
     assert learning_rate(config, 85, 110) == pytest.approx(0.2 + 0.8 * (1 - 0.5**0.5) / 2)
     assert learning_rate(config, 110, 110) == pytest.approx(0.2)
+
+
+def test_the_published_schedule_of_deepseek_v3() -> None:
+    """arXiv:2412.19437, section 4.2: 2.2e-4 up to 10T tokens, then half a cosine to 2.2e-5 over 4.3T; a step is 1B."""
+    config = OptimConfig(schedule="cosine", lr=2.2e-4, final_lr=2.2e-5, warmup_steps=0)
+    spots = {1000: 1.9473e-4, 2150: 1.2100e-4, 3000: 6.3396e-5, 4000: 2.4368e-5, 4300: 2.2e-5}
+    assert {step: learning_rate(config, step, 4300) for step in spots} == pytest.approx(spots, rel=1e-4)
+    warmup = OptimConfig(lr=2.2e-4, warmup_steps=2000)  # linear, from nought
+    assert learning_rate(warmup, 999, 10_000) == pytest.approx(1.1e-4, rel=1e-4)
+    assert (config.bias_speed, LossConfig().mtp, LossConfig().balance) == (1e-3, 0.3, 1e-4)  # of the first 10T tokens
 
 
 def test_norms_do_not_decay() -> None:
