@@ -11,7 +11,9 @@ HELP = (
     "Size a model before anything is bought: by arithmetic on its configuration and published measurements, with the "
     "error of each prediction. Only `calibrate` loads weights, and measures."
 )
-WORKS = ("fit", "train", "demand", "think", "crossover", "scaling", "calibrate", "step", "drift", "deploy", "web")
+WORKS = (
+    "fit", "serve", "train", "demand", "think", "crossover", "scaling", "calibrate", "step", "drift", "deploy", "web",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -55,7 +55,8 @@ class Pool:
     Fields: role: what its replicas compute of a request. redundant_experts: copies of busy experts per layer, shared
             out over the ranks of a replica. eplb: whether they follow the load. scale: `replicas` is only the start.
             workers: HOST:PORT of each replica, if they are started elsewhere. transfer: HOST:PORT where each replica
-            that prefills lends its pages, if not at any port of the address that it is known by already.
+            that prefills lends its pages, if not at any port of the address that it is known by already. engine:
+            settings of its engines that differ from those of all.
 
     Only the planner reads: hardware: what a rank runs on, by its name. shared_copies: the shared expert is placed like
             a routed one, so many times per layer; 0: every rank has it. whole_mlp: dense MLPs and shared experts are
@@ -71,6 +72,7 @@ class Pool:
     workers: tuple[str, ...] = ()
     transfer: tuple[str, ...] = ()
     scale: Scale | None = None
+    engine: dict[str, Any] = field(default_factory=dict)
     hardware: str = ""
     shared_copies: int = 0
     whole_mlp: bool = False

@@ -1,9 +1,11 @@
 """A deployment as the schedulers of others read it: a Slurm batch file, or a manifest for Kubernetes.
 
-Both start `fathom serve` once on each host of a group; host 0 serves, the others lend it their ranks. There are no
-secrets in the files, only the names of what holds them.
+Slurm and LeaderWorkerSet start `fathom serve` once on each host of a group; host 0 serves, the others lend it their
+ranks. A RayJob starts it once, and Ray places the replicas. There are no secrets in the files, only the names of what
+holds them.
 
-Sources: sbatch(1) and srun(1) of Slurm; LeaderWorkerSet, leaderworkerset.x-k8s.io/v1 (kubernetes-sigs/lws).
+Sources: sbatch(1) and srun(1) of Slurm; LeaderWorkerSet, leaderworkerset.x-k8s.io/v1 (kubernetes-sigs/lws); RayJob,
+ray.io/v1 (ray-project/kuberay).
 """
 
 from __future__ import annotations
@@ -119,6 +121,56 @@ def leader_worker_set(deploy: Deploy, text: str, hosts: Hosts, *, image: str, gr
         },
     ]
     return "---\n".join("".join(f"{line}\n" for line in yaml(document)) for document in documents)
+
+
+def ray_job(deploy: Deploy, text: str, hosts: Hosts, *, image: str) -> str:
+    """A manifest for `kubectl apply` with KubeRay: the deployment's file, a cluster of hosts, a front on its head.
+
+    Ray puts each replica on one host, with a CPU for each rank at least. Args: text: the deployment's file.
+
+    Raises: ConfigError: a replica has more ranks than a host has CPUs.
+    """
+    for pool in deploy.pool:
+        if pool.layout.world_size > hosts.cpus:
+            raise ConfigError(
+                f"pool {pool.name}: a replica has {pool.layout.world_size} ranks, and Ray puts it on one host of "
+                f"{hosts.cpus} CPUs; take hosts with more (--cpus), a smaller layout, or lws."
+            )
+    name = hosts.name
+    words = ["fathom", "serve", f"{MOUNT}/deploy.toml", "--ray", "auto", "--no-browser"]
+    words += ["--host", "0.0.0.0"]  # noqa: S104
+    words += ["--port", str(HTTP_PORT), "--api-key-file", f"{SECRET_MOUNT}/api-keys"]
+    head = {"rayStartParams": {"num-cpus": "0"}, "template": _ray_pod(hosts, image, "ray-head")}
+    workers = {
+        "groupName": "replicas",
+        "replicas": hosts.count,
+        "minReplicas": hosts.count,
+        "maxReplicas": hosts.count,
+        "rayStartParams": {"num-cpus": str(hosts.cpus)},
+        "template": _ray_pod(hosts, image, "ray-worker"),
+    }
+    documents: list[dict[str, Any]] = [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"deploy.toml": text}},
+        {
+            "apiVersion": "ray.io/v1",
+            "kind": "RayJob",
+            "metadata": {"name": name},
+            "spec": {
+                "entrypoint": shlex.join(words),
+                "submissionMode": "HTTPMode",
+                "shutdownAfterJobFinishes": True,
+                "rayClusterSpec": {"headGroupSpec": head, "workerGroupSpecs": [workers]},
+            },
+        },
+    ]
+    return "---\n".join("".join(f"{line}\n" for line in yaml(document)) for document in documents)
+
+
+def _ray_pod(hosts: Hosts, image: str, name: str) -> dict[str, Any]:
+    pod = _pod(hosts, image)["spec"]
+    container = {key: value for key, value in pod["containers"][0].items() if key != "command"}
+    ports = [{"containerPort": HTTP_PORT}] if name == "ray-head" else []
+    return {"spec": {"containers": [{**container, "name": name, "ports": ports}], "volumes": pod["volumes"]}}
 
 
 def _pod(hosts: Hosts, image: str, **more: Any) -> dict[str, Any]:

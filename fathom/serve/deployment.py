@@ -90,7 +90,13 @@ def spread(hello: messages.Hello, pools: Sequence[Pool], cpus: int) -> messages.
 
 
 def fitted(hello: messages.Hello, pool: Pool, name: str) -> messages.Hello:
-    """The settings of one replica: its pool's layout and experts, and a spill file of its own."""
+    """The settings of one replica: those of its pool, its layout and experts, and a spill file of its own.
+
+    Raises: ConfigError: the pool has a setting that is unknown or does not fit.
+    """
+    if pool.engine:
+        given = read_engine(pool.engine, f"pool {pool.name}")
+        hello = msgspec.structs.replace(hello, **{key: getattr(given, key) for key in pool.engine})
     layout = pool.layout
     degrees = (layout.pp, layout.dp, layout.tp, layout.ep) if layout.world_size > 1 else None
     alone = pool.replicas == 1 and pool.name == Pool().name

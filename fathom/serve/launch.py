@@ -36,8 +36,9 @@ from fathom.think.account import Prices
 BACKLOG = 2048
 
 ENGINE = (
-    "threads", "max_sequences", "max_batch_tokens", "num_pages", "bits", "numerics", "load", "spec", "spill_path",
-    "spill_bytes", "cache_dir", "beat_s", "silent_beats", "longest_step_s", "ranks", "faults",
+    "threads", "max_sequences", "max_batch_tokens", "num_pages", "page_tokens", "max_stretch", "bits", "numerics",
+    "load", "spec", "spill_path", "spill_bytes", "cache_dir", "beat_s", "silent_beats", "longest_step_s", "ranks",
+    "faults",
 )  # fmt: skip
 """Fields of a ServeConfig that are the engines' business; they have the same names in Hello."""
 
@@ -61,6 +62,8 @@ class ServeConfig:
     max_sequences: int | None = None
     max_batch_tokens: int | None = None
     num_pages: int | None = None
+    page_tokens: int | None = None
+    max_stretch: float | None = None
     bits: str | None = None
     numerics: str | None = None
     load: str | None = None

@@ -68,6 +68,8 @@ class Hello(Message, frozen=True, tag="hello"):
     max_sequences: int | None = None
     max_batch_tokens: int | None = None
     num_pages: int | None = None
+    page_tokens: int | None = None
+    max_stretch: float | None = None
     bits: str | None = None
     numerics: str | None = None
     load: str | None = None

@@ -15,7 +15,7 @@ from fathom.errors import ConfigError
 from fathom.layout import Layout
 from fathom.layout import manifest as made
 from fathom.layout.deploy import Deploy, Pool
-from fathom.layout.manifest import Hosts, leader_worker_set, slurm
+from fathom.layout.manifest import Hosts, leader_worker_set, ray_job, slurm
 
 DEPLOY = Deploy("nano", (Pool(layout=Layout(dp=2, ep=2)),))
 TEXT = 'model = "nano"\n\n[[pool]]\nlayout = { dp = 2, ep = 2 }\n'
@@ -139,3 +139,35 @@ def test_names_and_numbers_are_checked() -> None:
     with pytest.raises(ConfigError, match="groups is 0"):
         leader_worker_set(DEPLOY, TEXT, Hosts(), image="i", groups=0)
     assert made.GROUP_PORT == 29400  # the one that `fathom serve` takes under Slurm when --master is left out
+
+
+# The fields of KubeRay's CRDs that are used, from ray-operator/apis/ray/v1/{rayjob,raycluster}_types.go (v1.4).
+RAY: dict[str, Any] = {
+    "entrypoint": str,
+    "submissionMode": {"K8sJobMode", "HTTPMode", "InteractiveMode"},
+    "shutdownAfterJobFinishes": bool,
+    "rayClusterSpec": {"headGroupSpec": dict, "workerGroupSpecs": list},
+}
+GROUP: dict[str, Any] = {
+    "groupName": str, "replicas": int, "minReplicas": int, "maxReplicas": int, "rayStartParams": dict, "template": dict,
+}  # fmt: skip
+
+
+def test_a_ray_job_has_a_cluster_of_hosts_and_a_front_on_its_head() -> None:
+    config, job = yaml.safe_load_all(ray_job(DEPLOY, TEXT, Hosts(3, 8), image="i:1"))
+    assert config["data"]["deploy.toml"] == TEXT and job["kind"] == "RayJob"
+    assert fits(job["spec"], RAY)
+    cluster = job["spec"]["rayClusterSpec"]
+    (group,) = cluster["workerGroupSpecs"]
+    assert fits(group, GROUP) and group["replicas"] == 3 and group["rayStartParams"] == {"num-cpus": "8"}
+    for pod in (cluster["headGroupSpec"]["template"], group["template"]):
+        (container,) = pod["spec"]["containers"]
+        assert container["image"] == "i:1" and "command" not in container
+        assert {mount["name"] for mount in container["volumeMounts"]} == {v["name"] for v in pod["spec"]["volumes"]}
+    words = job["spec"]["entrypoint"].split()
+    assert words[:2] == ["fathom", "serve"] and words[words.index("--ray") + 1] == "auto"
+
+
+def test_ray_takes_no_replica_that_is_larger_than_a_host() -> None:
+    with pytest.raises(ConfigError, match="2 ranks, and Ray puts it on one host of 1 CPUs"):
+        ray_job(DEPLOY, TEXT, Hosts(3, 1), image="i")

@@ -27,6 +27,14 @@ def test_each_replica_has_its_layout_and_a_spill_file_of_its_own() -> None:
     assert fitted(Hello("m"), Pool(layout=Layout(dp=2, ep=2)), "main-0").layout == (1, 2, 1, 2)
 
 
+def test_a_pool_has_engine_settings_of_its_own() -> None:
+    hello = Hello("m", max_sequences=4, spec="off")
+    own = fitted(hello, Pool("p", engine={"max_sequences": 8, "max_stretch": 3.5, "page_tokens": 64}), "p-0")
+    assert (own.max_sequences, own.max_stretch, own.page_tokens, own.spec) == (8, 3.5, 64, "off")
+    with pytest.raises(ConfigError, match="pool p: engine: .*max_sequence"):
+        fitted(hello, Pool("p", engine={"max_sequence": 8}), "p-0")
+
+
 def test_replicas_here_and_elsewhere_make_one_fleet() -> None:
     fleet = build_fleet(Hello("m", threads=4), (Pool(replicas=2),), workers=["h:7000", "[::1]:7001"], secret=b"s")
     ways = [replica.client.via for replica in fleet.replicas]
