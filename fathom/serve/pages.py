@@ -72,19 +72,22 @@ async def _answer(page: Page, what: str, http: HttpRequest) -> bytes:
     asking = asyncio.create_task(page.source.ask(what, dict(http.query_params)))
     leaving = asyncio.create_task(_left(http))
     try:
-        await asyncio.wait((asking, leaving), timeout=page.limit_s, return_when=asyncio.FIRST_COMPLETED)
-        if asking.done():
-            return asking.result()
-    except LookupError as error:
-        raise ApiError(404, str(error.args[0]), code="unknown_url") from error
+        done, _ = await asyncio.wait((asking, leaving), timeout=page.limit_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in (asking, leaving):
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):
-            await asking
-    if leaving.done():
+            await asking  # it has ended what it was doing
+    if asking in done:
+        try:
+            return asking.result()
+        except LookupError as error:
+            raise ApiError(404, str(error.args[0]), code="unknown_url") from error
+    if leaving in done:
         return b""
-    raise ApiError(503, f"this takes more than {page.limit_s:g} s and was given up; ask for less.", code="took_too_long")
+    raise ApiError(
+        503, f"this takes more than {page.limit_s:g} s and was given up; ask for less.", code="took_too_long"
+    )
 
 
 async def _left(http: HttpRequest) -> None:

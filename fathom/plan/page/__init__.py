@@ -37,7 +37,9 @@ def answer(what: str, query: Mapping[str, str]) -> dict[str, Any]:
     if what == "inputs":
         return inputs()
     if what not in WORKS:
-        raise LookupError(f"the planner has no {what[:40]!r}{nearest(what, WORKS)}; ask for inputs or {', '.join(WORKS)}.")
+        raise LookupError(
+            f"the planner has no {what[:40]!r}{nearest(what, WORKS)}; ask for inputs or {', '.join(WORKS)}."
+        )
     title, made, _ = WORKS[what]
     asked = Asked(query)
     return {"title": title, "asked": dict(query), **made(asked).to_dict()}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 from fathom.errors import ConfigError, RequestError
@@ -124,7 +124,6 @@ def spending_of(asked: Asked) -> crossing.Spending:
     run, fleet = training(asked).totals[1], estimate_of(asked)
     made = fleet.quantities["bill_day"]
     terms, share = crossing.TERMS, asked.sure("rd")
-    growth = _net_growth(fleet)
 
     def one(name: str, value: float, low: float | None, high: float | None, note: str) -> Input:
         return Input(name, terms[name], value, low, high, "computed", note)
@@ -134,16 +133,24 @@ def spending_of(asked: Asked) -> crossing.Spending:
         one("training.rl", asked.number("rl"), None, None, "given"),
         one("training.share_of_rd", share.value, share.low, share.high, "given"),
         one("inference.per_day", made.value, made.low, made.high, "the bill of a day at this demand"),
-        one("growth.inference", growth, None, None, "demand against price, in a year"),
+        one("growth.inference", *_net_growth(asked), "growth of demand, over tokens per dollar"),
     ]
-    return crossing.Spending(
-        asked.text("model"), {each.name: each for each in inputs}
-    )
+    return crossing.Spending(asked.text("model"), {each.name: each for each in inputs})
 
 
-def _net_growth(fleet: Estimate) -> float:
-    """Change of the bill in a year, at the inputs as they are said."""
-    return crossing.of_demand(crossing.read_spending(), fleet.demand).inputs["growth.inference"].value
+def _net_growth(asked: Asked) -> tuple[float, float | None, float | None]:
+    """Change of the bill in a year, with its ends: demand grows, and a token costs less. Both are normal in ln(1 + x)."""
+    demand, cheaper = asked.sure("growth"), asked.sure("cheaper")
+
+    def apart(end: float | None, value: float) -> float:
+        return 0.0 if end is None else math.log1p(end) - math.log1p(value)
+
+    middle = math.log1p(demand.value) - math.log1p(cheaper.value)
+    down = math.hypot(apart(demand.low, demand.value), apart(cheaper.high, cheaper.value))
+    up = math.hypot(apart(demand.high, demand.value), apart(cheaper.low, cheaper.value))
+    if not (down or up):
+        return math.expm1(middle), None, None
+    return math.expm1(middle), math.expm1(middle - down), math.expm1(middle + up)
 
 
 def estimate_of(asked: Asked) -> Estimate:
@@ -173,9 +180,7 @@ def crossover(asked: Asked) -> Answer:
     for one in found:
         day = one.day or Quantity(0.0, "days")
         ends = (day.low, day.high)
-        rows.append(
-            (one.case, one.training.value, one.day.value if one.day else "never", *ends, f"{one.never:.0%}")
-        )
+        rows.append((one.case, one.training.value, one.day.value if one.day else "never", *ends, f"{one.never:.0%}"))
     head = ("training counted", "cost [USD]", "day", "P10 [days]", "P90 [days]", "samples that never cross")
     table = Table("Days until inference has cost as much", head, tuple(rows))
     return Answer(says, "", shown, (), (Plot("crossover", figures.of_crossover(spending)),), (table,))

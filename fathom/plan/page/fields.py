@@ -1,7 +1,7 @@
 """What the page asks: every input with its words, unit, default and limits, and how its text is read.
 
-A number is written as people do (14.8T, 600k, 50, 1e9); an input that is not sure is three of them, "6M..10M..15M": P10,
-the value, P90; or one, which is then exact. An empty text leaves the choice to the planner.
+A number is written as people do (14.8T, 600k, 50, 1e9). An input that is not sure is three of them, "6M..10M..15M":
+P10, the value, P90; or one, which is then exact. An empty text leaves the choice to the planner.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from fathom.config import nearest
-from fathom.errors import ConfigError, RequestError
+from fathom.errors import RequestError
 from fathom.plan.families import known
 from fathom.plan.hardware import Catalogue
 from fathom.plan.precision import PRECISIONS
@@ -46,6 +47,7 @@ class Field:
         return {name: value for name, value in facts.items() if value not in ("", ()) or name == "default"}
 
 
+@lru_cache(maxsize=1)
 def groups() -> tuple[tuple[str, tuple[Field, ...]], ...]:
     """All inputs, in groups as the page shows them."""
     return (("Model and machines", _machines()), ("Requests and targets", _REQUESTS), ("Training", _TRAINING),
@@ -59,7 +61,7 @@ def _machines() -> tuple[Field, ...]:
     return (
         Field("model", "Model", "deepseek-v3", kind="choice", choices=models),
         Field("gpu", "Device", "h800_sxm", kind="choice", choices=devices),
-        Field("gpus", "Devices", "16", "GPU", hint="of one replica: does it fit on them?", low=1, high=1024, whole=True),
+        Field("gpus", "Devices", "16", "GPU", hint="of one replica: does it fit?", low=1, high=1024, whole=True),
         Field("precision", "Weights", "", kind="choice", choices=stored),
         Field("cache", "Cache", "bf16", kind="choice", choices=(("bf16", "BF16"), ("fp8", "FP8"))),
     )  # fmt: skip
@@ -75,6 +77,8 @@ _REQUESTS = (
     Field("mtp", "Drafts", "1", kind="choice", hint="tokens guessed ahead in a step, where the model can",
           choices=(("0", "none"), ("1", "one, or none"), ("2", "two or fewer"))),
     Field("acceptance", "Drafts accepted", "0.8", "of them", high=1),
+    Field("largest", "Largest replica", "160", "GPU", hint="of the search; more take longer", low=1, high=512,
+          whole=True),
 )  # fmt: skip
 _TRAINING = (
     Field("tokens", "Tokens", "14.8T", "tokens", low=1e6, high=1e16),
@@ -120,7 +124,9 @@ class Asked:
         self._fields = {field.name: field for _, fields in groups() for field in fields}
         for name in query:
             if name not in self._fields:
-                raise RequestError(f"{name[:LONGEST]!r} is no input{nearest(name, self._fields)}.", param=name[:LONGEST])
+                raise RequestError(
+                    f"{name[:LONGEST]!r} is no input{nearest(name, self._fields)}.", param=name[:LONGEST]
+                )
         self._query = query
 
     def text(self, name: str) -> str:
@@ -178,8 +184,3 @@ def _number(field: Field, text: str) -> float:
 
 def _example(field: Field) -> str:
     return field.default.split("..")[0] or "2"
-
-
-def refused(error: ConfigError, param: str) -> RequestError:
-    """An error of the planner, laid at the door of an input."""
-    return RequestError(str(error), param=param)

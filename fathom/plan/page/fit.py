@@ -69,7 +69,7 @@ def _numbers(found: Fit, shape: Shape) -> list[tuple[str, Quantity]]:
     left = held.capacity - held.used
     return [
         ("Weights of a device", Quantity(weights / 1e9, "GB", "with embedding, head and drafts")),
-        ("Runtime and activations", Quantity((held.used - weights) / 1e9, "GB", "reserve of an engine, a chunk's step")),
+        ("Runtime and activations", Quantity((held.used - weights) / 1e9, "GB", "reserve, and a chunk of prompts")),
         ("Left for the cache", Quantity(left / 1e9, "GB", "of each device; below 0: too much", bound="memory")),
         ("Cache of a token", Quantity(held.token_bytes / 1e3, "kB", "on one device")),
         ("Tokens that fit", Quantity(min(held.room, 1e18), "tokens", "in the cache of all devices together")),

@@ -21,7 +21,7 @@ from fathom.plan.serving import find as search
 from fathom.plan.serving_text import charts, extras, plan_name
 
 USES = ("model", "gpu", "precision", "cache", "in", "out", "hit", "ttft", "tpot", "percentile", "mtp", "acceptance",
-        "price")  # fmt: skip
+        "largest", "price")  # fmt: skip
 SHOWN = (
     ("speed", "Speed of a user"), ("output_throughput", "Output, all devices"), ("usd_per_million_in", "Input"),
     ("usd_per_million_out", "Output"), ("ttft", "First token"), ("tpot", "Then a token every"),
@@ -54,7 +54,7 @@ def found_of(asked: Asked) -> Found:
         asked.number("percentile"),
     )  # fmt: skip
     choices = Choices(
-        precisions=(asked.text("precision"),), caches=(asked.text("cache"),),
+        gpus=asked.whole("largest"), precisions=(asked.text("precision"),), caches=(asked.text("cache"),),
         mtp=tuple(range(int(asked.text("mtp")) + 1)), acceptance=asked.number("acceptance"),
     )  # fmt: skip
     return _found(asked.text("model"), device_of(asked), workload, choices)
@@ -96,10 +96,11 @@ def answer(asked: Asked) -> Answer:
     found = found_of(asked)
     one, made = found.chosen, quantities(found, None)
     shown = [(title, made[name]) for name, title in SHOWN if made.get(name) is not None]
-    says = f"{plan_name(one)}: {digits(made['output_throughput'].value)} tok/s per device at {digits(made['speed'].value)} for each user."
+    rate, speed = (digits(made[name].value) for name in ("output_throughput", "speed"))
+    says = f"{plan_name(one)}: {rate} tok/s per device at {speed} for each user."
     lines = [
-        f"{found.tried:,} ways to lay out a replica, of which {found.fitting:,} fit; {len(found.services):,} services meet "
-        "the targets.",
+        f"{found.tried:,} ways to lay out a replica, of which {found.fitting:,} fit; {len(found.services):,} services "
+        "meet the targets.",
         f"Why not the next: {why_not(found)}",
     ]
     if (alike := found.alike()) > 1:

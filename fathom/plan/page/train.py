@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from fathom.errors import ConfigError
+from fathom.errors import ConfigError, RequestError
 from fathom.plan.families import find
 from fathom.plan.hardware import Catalogue
 from fathom.plan.page.answer import Answer, Plot, Table
-from fathom.plan.page.fields import Asked, refused
+from fathom.plan.page.fields import Asked
 from fathom.plan.quantity import Quantity, digits
 from fathom.plan.report import Chart, Series
 from fathom.plan.training.bill import Extras
@@ -32,11 +32,11 @@ def _plan(model: str, gpu: str, count: int, tokens: float, price: float | None) 
     try:
         job, why = job_of(find(model), device, count)
     except ConfigError as error:
-        raise refused(error, "trained_on") from error
+        raise RequestError(str(error), param="trained_on") from error
     try:
         return plan(job, tokens, Extras(price=price), why)
     except ConfigError as error:
-        raise refused(error, "train_price" if "price" in str(error) else "tokens") from error
+        raise RequestError(str(error), param="train_price" if "price" in str(error) else "tokens") from error
 
 
 def answer(asked: Asked) -> Answer:
