@@ -10,7 +10,7 @@ import csv
 import json
 
 from fathom.errors import ConfigError
-from fathom.plan.training.knobs import FILE, errors, pooled
+from fathom.plan.training.knobs import FILE, Ratio, errors, pooled
 from fathom.plan.training.predict import computed
 
 HEAD = """# Measured over computed, pooled over groups of runs; low and high: ratios to it that hold 80 % of the runs.
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("rows")
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
-    ratios: dict[str, list[tuple[str, float]]] = {"step": [], "run": []}
+    ratios: dict[str, list[Ratio]] = {"step": [], "run": []}
     with open(args.rows, newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["kind"] == "training" and "dsv3" not in row["group"]]
     for row in rows:
@@ -35,7 +35,7 @@ def main() -> None:
             print(f"left out: {row['id']} {row['model']}: {error}")
             continue
         if found is not None:
-            ratios[found[0]].append((row["group"], found[1] / found[2]))
+            ratios[found[0]].append(found[1])
     shares = {name: pooled(found) for name, found in ratios.items()}
     print(json.dumps({name: errors(found) for name, found in ratios.items()}, indent=1))
     text = HEAD + "\n".join(f"\n[{name}]\n{share.to_toml()}" for name, share in shares.items()) + "\n"

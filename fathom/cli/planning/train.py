@@ -53,13 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--write-rate", type=float, metavar="N", help="tokens a device generates per second, for these")
     parser.add_argument("--hardware", type=Path, metavar="FILE", help="devices of your own, as in data/hardware.toml")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with the step and the bill")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a page with the step and the bill (or .png, .svg, .json)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan of a run."""
     from fathom.plan.training.bill import Extras
-    from fathom.plan.training.report import page, plan, table, to_dict
+    from fathom.plan.training.report import plan, table, to_dict, write
 
     job, why = _job(args)
     extras = Extras(
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     found = plan(job, amount(args.tokens), extras, why)
     print(json.dumps(to_dict(found)) if args.json else "\n".join(table(found)))
     if args.html:
-        args.html.write_text(page(found), encoding="utf-8")
+        write(found, args.html)
     return 0
 
 
@@ -88,7 +90,7 @@ def axes(text: str) -> dict[str, int]:
     found = dict.fromkeys(AXES, 1)
     for part in filter(None, re.split(r"[,\s]+", text.lower())):
         match = re.fullmatch(r"([a-z]+)(\d+)", part)
-        if match is None or match[1] not in AXES:
+        if match is None or match[1] not in AXES or not int(match[2]):
             raise ConfigError(f"layout: {part!r} is none of {', '.join(AXES)} with a number; write it like pp16,ep64.")
         found[match[1]] = int(match[2])
     return found

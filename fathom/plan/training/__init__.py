@@ -4,7 +4,7 @@
     reach.py   what products, attention and links reach
     chunk.py   time of a layer on one rank; step.py: of a step
     memory.py  bytes of a rank; search.py: a layout that fits and is fast
-    bill.py    hours and dollars, and what a headline leaves out
+    bill.py    hours and dollars, and what a headline leaves out; inference.py: what data made by a model cost
     rows.py    measured runs predicted from their public descriptions
 
 Read first: step.py.

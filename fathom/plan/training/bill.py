@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fathom.errors import ConfigError
 from fathom.plan.quantity import Quantity
+from fathom.plan.training.inference import rates
 from fathom.plan.training.job import Job
 from fathom.plan.training.knobs import Knobs, Share, shipped
 from fathom.plan.training.search import deepseek
@@ -15,11 +16,14 @@ from fathom.plan.training.step import step
 POST_HOURS = 5000.0  # supervised fine-tuning and RL of V3 [GPU-h]: arXiv:2412.19437, table 1
 #: R1-Zero 512 devices x 198 h, data 5K, R1 512 x 80 h [GPU-h]: the R1 paper, Nature version, supplementary table
 REASONER_HOURS = 147_000.0
+V3_ACTIVE, V3_PEAK = 36_625_618_432, 989.0  # parameters of a token with the head; TFLOPS of an H800
 REASONER_SAMPLES, REASONER_TOKENS = 804_745, 5_355.3  # kept for supervised fine-tuning, and their mean length: same
 SAMPLES_A_KEPT = 4.0  # generated for one that is kept; nothing is published
-DECODE_RATE = 14_800 / 8  # tokens a second and H800 that DeepSeek's service writes: open-infra-index, day 6
+#: Tokens a second and H800 that DeepSeek's service writes, and reads beside cache hits: open-infra-index, day 6
+SERVED = (14_800 / 8, 73_700 / 8 * (1 - 0.563))
 #: Ablations whose sizes the V3 report gives: (active parameters, tokens, runs); tables 4 and 5, section 3.3, app. B
 ABLATIONS = ((2.45e9, 1.33e12, 6), (20.9e9, 0.54e12, 2), (20.9e9, 0.578e12, 2), (20.9e9, 0.9e12, 2))
+RESEARCH_LINE = "research around it"
 _Line = Callable[[str, Quantity, bool, str], "Line"]
 _Given = Callable[[float, str], Quantity]
 RESEARCH = 10.0  # all compute of a laboratory's year over that of its final runs (Epoch AI, OpenAI in 2024)
@@ -40,22 +44,24 @@ class Line:
 class Extras:
     """What a headline leaves out, as the user says it.
 
-    Fields: price: of a device [USD/h]. extension: two phases of longer context, as V3 had. post_hours [GPU-h].
+    Fields: price: of a device [USD/h]. extension: two phases of longer context, as V3 had. post_hours [GPU-h];
+            None: as V3's.
             ablations: compute over that of the run; None: as V3's report. failed: share of the run done again.
             synthetic: tokens generated for training, cleaned: tokens read by a model that filters [tokens]; None: R1.
-            write_rate, read_rate: what a device generates and reads [tok/s]. reasoner_hours: RL of a reasoner [GPU-h].
+            write_rate, read_rate: of a device [tok/s]; None: as served. reasoner_hours: RL of a reasoner
+            [GPU-h]; None: as R1's.
     """
 
     price: float | None = None
     extension: bool = True
-    post_hours: float = POST_HOURS
+    post_hours: float | None = None
     ablations: float | None = None
     failed: float = 0.0
     synthetic: float | None = None
     cleaned: float = 0.0
-    write_rate: float = DECODE_RATE
-    read_rate: float = 73_700 / 8
-    reasoner_hours: float = REASONER_HOURS
+    write_rate: float | None = None
+    read_rate: float | None = None
+    reasoner_hours: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("post_hours", "ablations", "failed", "synthetic", "cleaned", "reasoner_hours"):
@@ -93,7 +99,7 @@ def hours(job: Job, tokens: float, knobs: Knobs | None = None) -> Quantity:
     if not tokens > 0:
         raise ConfigError(f"tokens is {tokens:g}; it must be above 0, such as 14.8T.")
     knobs = knobs or shipped()
-    return quantity(tokens / rate(job) / 3600, "GPU-h", knobs.step, "steps, without restarts", step(job).bound, -1)
+    return quantity(tokens / rate(job) / 3600, "GPU-h", knobs.of(job), "steps, without restarts", step(job).bound, -1)
 
 
 def bill(job: Job, tokens: float, extras: Extras, knobs: Knobs | None = None) -> list[Line]:
@@ -113,13 +119,24 @@ def bill(job: Job, tokens: float, extras: Extras, knobs: Knobs | None = None) ->
 
     lines = [line("pre-training", run, True, f"{tokens / 1e12:g}T tokens")]
     if extras.extension and job.software.name == "hai":
-        extended = quantity(extension_hours(job), "GPU-h", knobs.step, "two phases of 1,000 steps", "", -1)
+        extended = quantity(extension_hours(job), "GPU-h", knobs.of(job), "two phases of 1,000 steps", "", -1)
         lines.append(line("context extension", extended, True, "to 32K and 128K, as V3"))
-    lines.append(line("post-training", given(extras.post_hours, "V3"), True, "given: 5K H800-hours in V3's report"))
-    return lines + _left_out(run, extras, line, given)
+    time, note = _as_v3(job, extras.post_hours, POST_HOURS)
+    lines.append(line("post-training", given(time, note), True, note))
+    return lines + _left_out(job, run, extras, line, given)
 
 
-def _left_out(run: Quantity, extras: Extras, line: _Line, given: _Given) -> list[Line]:
+def _as_v3(job: Job, said: float | None, published: float) -> tuple[float, str]:
+    """Hours as given, or V3's by active parameters and peak, and where they are from [GPU-h]."""
+    if said is not None:
+        return said, "given"
+    if job.software.name == "hai":
+        return published, f"published: {published / 1e3:,.0f}K H800-hours"
+    scale = job.shape.activated / V3_ACTIVE * V3_PEAK / job.device.bf16_tflops
+    return published * scale, f"inferred: {published / 1e3:,.0f}K H800-hours, by active parameters and peak"
+
+
+def _left_out(job: Job, run: Quantity, extras: Extras, line: _Line, given: _Given) -> list[Line]:
     """Ablations, failed runs, data made and cleaned by models, a reasoner, and the research around it all."""
     share = extras.ablations
     note = "given"
@@ -131,15 +148,20 @@ def _left_out(run: Quantity, extras: Extras, line: _Line, given: _Given) -> list
     if synthetic is None:
         synthetic = REASONER_SAMPLES * REASONER_TOKENS * SAMPLES_A_KEPT
         made = f"R1: {REASONER_SAMPLES:,} samples x {SAMPLES_A_KEPT:g}"
-    read = extras.cleaned / extras.read_rate / 3600
+    reasoner, note_r1 = _as_v3(job, extras.reasoner_hours, REASONER_HOURS)
+    writes, reads = SERVED if job.software.name == "hai" else rates(job.shape, job.device)
+    writes, reads = extras.write_rate or writes, extras.read_rate or reads
     return [
         line("mixture ablations", run.times(share), False, f"{share:.0%} of the run; {note}"),
         line("failed and repeated runs", run.times(extras.failed), False, f"{extras.failed:.0%} of the run, given"),
         line(
-            "synthetic data", given(synthetic / extras.write_rate / 3600, ""), False,
-            f"{made}; {extras.write_rate:,.0f} tok/s/GPU",
+            "synthetic data", given(synthetic / writes / 3600, made), False,
+            f"{made}; {writes:,.0f} tok/s/GPU",
         ),
-        line("cleaning by a model", given(read, ""), False, f"{extras.cleaned:.3g} tokens read, given"),
-        line("a reasoner (R1)", given(extras.reasoner_hours, "R1"), False, "published: 147K H800-hours"),
-        line("research around it", run.times(RESEARCH - 1), False, f"final runs are 1 / {RESEARCH:g} of it (Epoch AI)"),
+        line(
+            "cleaning by a model", given(extras.cleaned / reads / 3600, "given"), False,
+            f"given: {extras.cleaned:.3g} tokens; {reads:,.0f} tok/s/GPU",
+        ),
+        line("a reasoner, as R1", given(reasoner, note_r1), False, note_r1),
+        line(RESEARCH_LINE, run.times(RESEARCH - 1), False, f"final runs are 1 / {RESEARCH:g} of it (Epoch AI)"),
     ]  # fmt: skip

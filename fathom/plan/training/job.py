@@ -23,11 +23,13 @@ class Software:
     Fields: passes over values of two bytes, in one forward of a layer: hidden (norms, residuals), mixed (queries, keys
             and values: rotation, copies), gated (the inner values of an MLP), routed (rows of tokens sent to experts).
             quantise: passes over every GEMM input that FP8 adds, forward and backward. flash: generation of its
-            attention kernels; ring: what a context shared by ranks adds to its time. compute_share: of the cores, the
-            rest sends. launches: kernels of one expert, forward and backward; launch_s: host time of each [s],
-            0: replayed from graphs. hide_*: share of the communication of a kind that compute can cover.
-            dispatch_bytes: of a value sent to an expert [B]. once_per_node: a token's row crosses to a node once.
-            grad_bytes, moment_bytes: gradient and both moments of a parameter [B]. store_fp8: activations kept in FP8.
+            attention kernels. ring: what a context shared by ranks adds to its time. compute_share: of the cores, the
+            rest sends. weight_share: rate of products for gradients of weights, over that of others. launches: kernels
+            of one expert, forward and backward; launch_s: host time of each, 0: replayed from graphs [s]. hide_*: share
+            of the communication of a kind that compute can cover. dispatch_bytes: of a value sent to an expert [B].
+            once_per_node: a token's row crosses to a node once. grad_bytes, moment_bytes: gradient and both moments of
+            a parameter [B]. logit_bytes: of one, to its loss and back: 14 in BF16, FP32 and twice more, 6 where the
+            loss is one kernel. store_fp8: activations kept in FP8.
     """
 
     name: str
@@ -44,30 +46,37 @@ class Software:
     hide_tp: float = 0.0
     hide_ep: float = 0.0
     hide_dp: float = 0.9
+    weight_share: float = 1.0
     dispatch_bytes: float = 2.0
     once_per_node: bool = True
     grad_bytes: float = 4.0
+    logit_bytes: float = 6.0
     moment_bytes: float = 8.0
     store_fp8: bool = False
 
 
 #: passes: counted from the kernels each one runs. eager: an RMSNorm in FP32 by its parts is 14 passes, a rotation 10, a
 #: SwiGLU 5; plain: LayerNorm and GELU as one kernel each; compiled, megatron, hai: norms with residuals, rotations and
-#: activations fused; graphs: casts fused into grouped products too (Megatron-Bridge 0.5 release notes).
+#: activations fused; fused, graphs: casts in grouped products too, and no host between kernels
+#: (Megatron-Bridge 0.5, release notes). hai: 20 of 132 cores send, and products for weights run at 583 TFLOPS where
+#: others run at 916 (kernel sums of deepseek-ai/profile-data, train.json).
 SOFTWARE = {
     one.name: one
     for one in (
-        Software("eager", hidden=34, mixed=10, gated=2.5, routed=8, flash=2, ring=0.4, hide_dp=0.5),
-        Software("plain", hidden=14, mixed=3, gated=2.0, routed=8, flash=1, ring=0.4, hide_dp=0.5),
-        Software("compiled", hidden=10, mixed=2, gated=1.5, routed=4, flash=2, quantise=3, ring=0.4, hide_dp=0.5),
-        Software("megatron", hidden=10, mixed=2, gated=1.5, routed=4, hide_tp=0.7, grad_bytes=2),
+        Software("eager", hidden=34, mixed=10, gated=2.5, routed=8, flash=2, ring=0.4, hide_dp=0.5, logit_bytes=14),
+        Software("plain", hidden=14, mixed=3, gated=2.0, routed=8, flash=1, ring=0.4, hide_dp=0.5, logit_bytes=14),
+        Software(
+            "compiled", hidden=10, mixed=2, gated=1.5, routed=4, flash=2, quantise=3, ring=0.4, hide_dp=0.5,
+            logit_bytes=14,
+        ),
+        Software("megatron", hidden=10, mixed=2, gated=1.5, routed=4, hide_tp=0.7),
+        Software("fused", hidden=10, mixed=2, gated=1.0, routed=3, quantise=2, hide_tp=0.7),
         Software(
             "graphs", hidden=10, mixed=2, gated=1.0, routed=3, quantise=2, hide_tp=0.7, hide_ep=0.5, launch_s=1e-6,
-            grad_bytes=2,
         ),
         Software(
             "hai", hidden=10, mixed=2, gated=1.5, routed=4, launch_s=0.0, hide_tp=0.7, hide_ep=0.96,
-            compute_share=112 / 132, dispatch_bytes=1 + 4 / 128, moment_bytes=4, store_fp8=True,
+            compute_share=112 / 132, weight_share=583 / 916, dispatch_bytes=1 + 4 / 128, moment_bytes=4, store_fp8=True,
         ),
     )
 }  # fmt: skip

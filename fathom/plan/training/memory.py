@@ -9,7 +9,7 @@ from fathom.plan.training.job import Job
 from fathom.plan.training.step import ending, groups, layers_of
 
 RUNTIME = 4.0e9  # driver, libraries, buffers of the communication libraries [B]
-LOGITS = 14.0  # of one logit: in BF16, in FP32, its soft maximum and gradient [B]
+MARGIN = 1.15  # measured peaks were up to so much higher than computed ones (torchtitan, with TP and pipelines)
 SLACK = 1.06  # what the allocator reserves beyond what is alive (torchtitan: reserved over active)
 
 
@@ -31,6 +31,14 @@ def end_share(job: Job) -> float:
     end, layers = ending(job), layers_of(job)
     mean = (sum(end.seconds) + sum(layers.seconds)) / job.layout.pp
     return min(0.75, sum(end.seconds) / mean)
+
+
+def verdict(job: Job) -> str:
+    """Whether the fullest rank has room, and more of it than such estimates err."""
+    total, room = sum(memory(job).values()), job.device.memory_bytes
+    if total > room:
+        return "does not fit"
+    return "fits" if total * MARGIN <= room else f"fits by less than estimates err ({MARGIN - 1:.0%})"
 
 
 def fits(job: Job) -> bool:
@@ -115,10 +123,10 @@ def _activations(job: Job, blocks: list[tuple[float, Block]], kept: float, head:
     tokens = job.rank_tokens
     layers = sum(count * stored(job, block) for count, block in blocks) * tokens / job.copies
     work = max(stored_whole(job, block) for _, block in blocks) * tokens if job.recompute == "full" else 0.0
-    if job.layout.tp > 1:  # inputs gathered and outputs not yet divided again, forward and backward
-        work += 4 * 2 * tokens * job.shape.hidden
-    logits = tokens * job.shape.vocab / job.layout.tp * LOGITS if head else 0.0
-    alive = layers * kept + max(work, logits)
+    logits = tokens * job.shape.vocab / job.layout.tp * job.software.logit_bytes if head else 0.0
+    # with TP, inputs are gathered and outputs not yet divided again, forward and backward
+    gathered = 4 * 2 * tokens * job.shape.hidden if job.layout.tp > 1 else 0.0
+    alive = layers * kept + max(work, logits) + gathered
     return {"activations": alive, "reserve": RUNTIME + (SLACK - 1) * alive}
 
 

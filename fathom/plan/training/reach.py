@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import lru_cache
+
+from fathom.plan import kernels
 from fathom.plan.hardware import Device
 
-MATMUL = {"bf16": 0.72, "fp8": 0.68}  # of peak, where nothing was measured: the lower end of those that were
-EDGE = 64  # half the rows of a tile: a product of m x n loses about EDGE (1/m + 1/n) of its rate
 MEMORY = 0.75  # of the bandwidth, by kernels that read and write once
 #: of the BF16 peak, forward and backward, heads of 128. 2: FlashAttention-2 (arXiv:2307.08691 on A100; a third of the
 #: peak on H100, arXiv:2407.08608); 3: FlashAttention-3 and cuDNN, and in DeepSeek's profile 0.56 and 0.48.
@@ -13,27 +15,22 @@ MEMORY = 0.75  # of the bandwidth, by kernels that read and write once
 ATTENTION = {1: (0.26, 0.22), 2: (0.36, 0.31), 3: (0.56, 0.48)}
 ATTENTION_BEFORE = {1: (0.43, 0.39), 2: (0.61, 0.55), 3: (0.61, 0.55)}  # before tensor memory accelerators: A100
 LINK = 0.75  # of a link, by large exchanges among neighbours (NCCL, DeepEP: 153 of 200 GB/s)
+HOP, FAR_HOP = 2e-6, 10e-6  # a step of a ring among neighbours, and over the network [s]; a few us in NCCL's tests
 NETWORK = 0.85  # of a network card (DeepEP: 43 to 58 of 50 GB/s)
 
 
-def matmul(device: Device, kind: str, m: float, n: float, k: float) -> float:
-    """Seconds of an m x n x k product [s]."""
-    if min(m, n, k) <= 0:
-        return 0.0
-    peak = device.peak("fp8" if kind == "fp8" else "bf16")
-    if kind == "fp8" and device.fp8_tflops is None:
-        kind = "bf16"
-    known = device.matmul_fp8_tflops if kind == "fp8" else device.matmul_bf16_tflops
-    rate = known * 1e12 if known else peak * MATMUL[kind]
-    width = 1.0 if kind == "fp8" else 2.0
-    moved = (m * k + n * k) * width + 2 * m * n
-    if kind == "fp8" and device.fp4_tflops is None:
-        # Before Blackwell's tensor memory, sums are promoted in registers and what is read and written is not hidden:
-        # DeepGEMM's figures for the matrices of V3 follow this within 12 %, at 1,543 TFLOPS; the best product of a
-        # device (matmul_fp8_tflops) has some of that in it.
-        rate = min(1.1 * rate, max(rate, 0.78 * peak)) if rate < 0.8 * peak else rate
-        return 2 * m * n * k / rate * (1 + EDGE * (1 / m + 1 / n)) + moved / memory_rate(device)
-    return max(2 * m * n * k / rate * (1 + EDGE * (1 / m + 1 / n)), moved / memory_rate(device))
+def product(device: Device, m: float, n: float, k: float, kind: str, copies: float = 1.0) -> float:
+    """Seconds of `copies` products of m x k with k x n at once, in a run of days [s]."""
+    if copies == 1.0:
+        return kernels.gemm(device, m, n, k, kind, sustained())
+    return kernels.grouped_gemm(device, copies, copies * m, n, k, kind, even=True, reach=sustained())
+
+
+@lru_cache(maxsize=1)
+def sustained() -> kernels.Reach:
+    """The laws' constants without what short products gain before the clock falls."""
+    constants = kernels.shipped()
+    return replace(constants, wide_share=min(1.0, constants.wide_share))
 
 
 def memory_rate(device: Device) -> float:
@@ -41,11 +38,12 @@ def memory_rate(device: Device) -> float:
     return device.memory_bytes_per_s * MEMORY
 
 
-def attention_rate(device: Device, generation: int, backward: bool) -> float:
-    """FLOP/s of attention on long sequences."""
+def attention_rate(device: Device, generation: int, backward: bool, width: int = 128) -> float:
+    """FLOP/s of attention on long sequences, heads of `width` keys."""
     shares = (ATTENTION if device.fp8_tflops else ATTENTION_BEFORE)[generation]
     matmul_share = (device.matmul_bf16_tflops or 0.75 * device.bf16_tflops) / device.bf16_tflops
-    return device.bf16_tflops * 1e12 * shares[backward] * min(1.0, matmul_share / 0.75)
+    narrow = min(1.0, 0.3 + 0.7 * width / 128)  # arXiv:2407.08608, figure 5: heads of 64 reach 0.65 of those of 128
+    return narrow * device.bf16_tflops * 1e12 * shares[backward] * min(1.0, matmul_share / 0.75)
 
 
 def link_rate(device: Device) -> float:
@@ -56,6 +54,13 @@ def link_rate(device: Device) -> float:
 def network_rate(device: Device) -> float:
     """Bytes beyond it in a second, per device [B/s]."""
     return (device.network_gbs or device.link_gbs or 12.5) * 1e9 * NETWORK
+
+
+def ring_latency(device: Device, members: int, stride: int) -> float:
+    """Time of the steps of a ring of `members` ranks, `stride` apart, whatever they carry [s]."""
+    inside = max(1, min(members, device.link_world // max(1, stride)))
+    domains = -(-members // inside)
+    return HOP * (members - domains) + (FAR_HOP * domains if domains > 1 else 0.0)
 
 
 def ring_rate(device: Device, members: int, stride: int) -> float:

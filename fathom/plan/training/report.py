@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from fathom.plan.quantity import Quantity, digits
-from fathom.plan.training.bill import Extras, Line, bill, hours, quantity, rate
+from fathom.plan.report import Chart, Series, save
+from fathom.plan.training.bill import RESEARCH_LINE, Extras, Line, bill, hours, quantity, rate
 from fathom.plan.training.job import Job
 from fathom.plan.training.knobs import Knobs, shipped
-from fathom.plan.training.memory import memory
+from fathom.plan.training.memory import memory, verdict
 from fathom.plan.training.step import Step, step
-
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>
-body{{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}}
-table{{border-collapse:collapse;width:100%}}td,th{{padding:.2rem .6rem;text-align:right}}
-td:first-child,th:first-child,td:last-child,th:last-child{{text-align:left}}tr.more td{{color:#666}}
-svg{{width:100%;height:auto}}</style><h1>{title}</h1>{body}</html>
-"""
-COLOURS = ("#2f6f9f", "#d98c3f", "#5a9b6c", "#b25d6d", "#8a78b0", "#6b6b6b", "#c2a83e", "#4fa3a5", "#a0a0a0", "#d0d0d0")
 
 
 @dataclass(frozen=True)
@@ -38,7 +31,7 @@ class Plan:
     @property
     def quantities(self) -> dict[str, Quantity]:
         """What the table's middle says, by name."""
-        job, share = self.job, self.knobs.step
+        job, share = self.job, self.knobs.of(self.job)
         speed, peak = rate(job), job.device.bf16_tflops * 1e12
         wide = job.device.peak("fp8" if job.precision == "fp8" else "bf16")
         bound = self.step.bound
@@ -104,16 +97,21 @@ def layout(one: Plan) -> str:
     if cut.pp > 1:
         said.append(job.schedule + (f" of {job.chunks} chunks" if job.chunks > 1 else ""))
     said += [f"ZeRO-{job.zero}", f"recompute {job.recompute}", f"software {job.software.name}"]
-    said.append(f"{job.batch:,} x {job.seq:,} tokens a step in {job.micro_batches} micro-batches")
     return ", ".join(said)
+
+
+def batch(one: Plan) -> str:
+    """What a step reads, in a line."""
+    job = one.job
+    count = f"{job.micro_batches} micro-batch{'es' if job.micro_batches > 1 else ''}"
+    return f"{job.batch:,} sequences of {job.seq:,} tokens a step, {count} on a rank"
 
 
 def table(one: Plan) -> Iterator[str]:
     """The lines that a person reads, at most 120 wide."""
     yield title(one)
-    yield f"  {layout(one)}"
-    if one.why:
-        yield f"  {one.why}"
+    yield f"  {layout(one)}{f': {one.why}' if one.why else ''}"
+    yield f"  {batch(one)}"
     share = one.knobs.step.value
     yield ""
     yield f"  {'a step':<32}{'s':>10}{'share':>9}"
@@ -124,8 +122,7 @@ def table(one: Plan) -> Iterator[str]:
     for part, size in one.memory.items():
         yield f"  {part:<32}{size / 1e9:>10.1f}"
     total = sum(one.memory.values())
-    verdict = "fits" if total <= one.job.device.memory_bytes else "does not fit"
-    yield f"  {'in all':<32}{total / 1e9:>10.1f}   {verdict}"
+    yield f"  {'in all':<32}{total / 1e9:>10.1f}   {verdict(one.job)}"
     yield ""
     for name, said in one.quantities.items():
         yield f"  {name.replace('_', ' '):<32}{said!s:<44}{said.meaning}"
@@ -155,7 +152,7 @@ def to_dict(one: Plan) -> dict[str, Any]:
     hours_in_all, usd_in_all = one.totals
     share = one.knobs.step.value
     return {
-        "title": title(one), "layout": layout(one), "why": one.why,
+        "title": title(one), "layout": layout(one), "batch": batch(one), "why": one.why,
         "parts": {part: Quantity(s / share, "s", "part of a step").to_dict() for part, s in one.step.parts.items()},
         "memory": {part: Quantity(b, "B", "of the fullest rank").to_dict() for part, b in one.memory.items()},
         **{name: said.to_dict() for name, said in one.quantities.items()},
@@ -164,35 +161,28 @@ def to_dict(one: Plan) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def page(one: Plan) -> str:
-    """A page of its own: where the time of a step goes, and the bill."""
-    rows = "".join(
-        f"<tr{'' if x.counted else ' class=more'}><td>{html.escape(x.what)}<td>{x.hours.value:,.0f}"
-        f"<td>{x.usd.value:,.0f}<td>{html.escape(x.note)}"
-        for x in one.lines
-    )
-    facts = "".join(
-        f"<tr><td>{name.replace('_', ' ')}<td>{html.escape(str(said))}<td>{html.escape(said.meaning)}"
-        for name, said in one.quantities.items()
-    )
-    body = (
-        f"<p>{html.escape(layout(one))}<h2>A step of {digits(one.quantities['step'].value)} s</h2>{bars(one)}"
-        f"<table>{facts}</table><h2>The bill</h2><table><tr><th>line<th>GPU-h<th>USD<th>from{rows}</table>"
-    )
-    return PAGE.format(title=html.escape(title(one)), body=body)
-
-
-def bars(one: Plan) -> str:
-    """The parts of a step as one bar each, as SVG."""
+def charts(one: Plan) -> list[Chart]:
+    """Where the time of a step goes, and the bill with what it leaves out."""
     share = one.knobs.step.value
     parts = one.step.ordered
-    longest = parts[0][1]
-    lines = []
-    for row, (part, seconds) in enumerate(parts):
-        y, width = 4 + 24 * row, 560 * seconds / longest
-        lines.append(
-            f'<text x="0" y="{y + 14}" font-size="13">{html.escape(part)}</text><rect x="170" y="{y}" height="18" '
-            f'width="{width:.1f}" fill="{COLOURS[row % len(COLOURS)]}"/><text x="{176 + width:.1f}" y="{y + 14}" '
-            f'font-size="13">{digits(seconds / share)} s, {seconds / one.step.seconds:.1%}</text>'
-        )
-    return f'<svg viewBox="0 0 860 {8 + 24 * len(parts)}" role="img">{"".join(lines)}</svg>'
+    spent = Series("seconds", tuple((float(i), seconds / share) for i, (_, seconds) in enumerate(parts)), "bars")
+    step_s = one.quantities["step"]
+    lines = [line for line in one.lines if line.usd.value > 0 and line.what != RESEARCH_LINE]
+    bars = [
+        Series(name, tuple((float(i), x.usd.value / 1e6) for i, x in enumerate(lines) if x.counted == counted), "bars")
+        for name, counted in (("in the headline", True), ("left out", False))
+    ]
+    return [
+        Chart(
+            f"a step of {step_s}", "", "seconds", (spent,), tuple(part for part, _ in parts), sideways=True,
+        ),
+        Chart(
+            "the bill", "", "million USD", tuple(bar for bar in bars if bar.points), tuple(x.what for x in lines),
+            sideways=True,
+        ),
+    ]  # fmt: skip
+
+
+def write(one: Plan, path: Path) -> None:
+    """The plan as a page (.html), a picture (.png, .svg) or data (.json), as the name ends."""
+    save(path, title(one), charts(one), ["\n".join(table(one))], to_dict(one))

@@ -108,6 +108,9 @@ def framework(row: Row, device: Device, degree: Mapping[str, int]) -> tuple[int,
         return 32, 1, software("compiled"), "none"
     if "bridge" in system:
         release = number(r"(\d+\.\d+)", row["system"]) or 0.0
-        graphs = device.name.startswith("gb") or (release >= 26.06 and "MXFP8" in row["precision"])
-        return micro, steps, software("graphs" if graphs else "megatron"), "none"
+        superchip = device.name.startswith("gb")
+        name = "fused" if superchip or release >= 26.06 else "megatron"
+        if superchip and "MXFP8" in row["precision"]:
+            name = "graphs"
+        return micro, steps, replace(software(name), grad_bytes=2.0), "none"  # its recipes reduce gradients in BF16
     return micro, steps, software("megatron"), "none"

@@ -132,6 +132,8 @@ def asked(
 
     Raises: ConfigError: the layout does not divide the model or the devices.
     """
+    if batch < 0:
+        raise ConfigError(f"batch is {batch} sequences; it must be above 0, or left out.")
     precision = precision or ("fp8" if device.fp8_tflops else "bf16")
     Job(
         shape,
@@ -147,13 +149,13 @@ def asked(
     plainly = cut is None and not (schedule or software_name or recompute) and precision == "fp8" and micro == 1
     if plainly and seq == 4096 and (known := published(shape, device, gpus)) is not None:
         try:
-            return replace(known, batch=batch or known.batch), "layout as its makers published it"
+            return replace(known, batch=batch or known.batch), "as its makers published it"
         except ConfigError:
             pass  # another batch than theirs does not divide so
     how = software(software_name or ("hai" if schedule.startswith("dualpipe") else "megatron"))
     if cut is None:
         job = best(shape, device, gpus, how, seq=seq, batch=batch, precision=precision, schedule=schedule)
-        return (replace(job, recompute=recompute) if recompute else job), "the fastest layout of those that fit"
+        return (replace(job, recompute=recompute) if recompute else job), "the fastest that fits"
     matrices, pp = cut["tp"], cut["pp"]
     if gpus % (matrices * pp):
         raise ConfigError(
@@ -167,4 +169,4 @@ def asked(
         shape, device, layout, cut["cp"], kind, cut["vp"], precision, seq, size, micro,
         1 if pp > 1 or layout.dp == 1 else 3, recompute or "none", True, how,
     )  # fmt: skip
-    return (job if recompute else lightest(job) or replace(job, recompute="full")), "layout as given"
+    return (job if recompute else lightest(job) or replace(job, recompute="full")), "as given"

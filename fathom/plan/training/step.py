@@ -58,9 +58,11 @@ def busiest(job: Job) -> tuple[Times, float]:
     if job.layout.pp == 1:
         return total, 1.0
     plain = [seconds for block in job.shape.blocks for seconds in [sum(layer(job, block).seconds)] * block.count]
-    worst = spread(plain, sum(end.seconds), job.stages) * job.stages / job.layout.pp
-    if job.copies == 2 or job.schedule in ("dualpipev", "interleaved"):
-        worst = (worst + mean) / 2  # a rank's chunks lie apart, so a long one meets a short one
+    longest = spread(plain, sum(end.seconds), job.stages)
+    if job.schedule in ("interleaved", "dualpipev"):  # a rank has the longest chunk once, among others
+        worst = mean + longest - mean * job.layout.pp / job.stages
+    else:  # or as its only one; under DualPipe for every other micro-batch
+        worst = mean + (longest - mean) / job.copies
     worst = max(worst, mean)
     scale = worst / (mean * job.layout.pp)
     return summed([(scale, total)]), mean / worst
@@ -146,9 +148,10 @@ def _data_parallel(job: Job, durations: Durations) -> float:
         if ranks == 1:
             continue
         rate = reach.ring_rate(job.device, ranks, stride)
+        waited = reach.ring_latency(job.device, ranks, stride) * job.shape.layers / job.layout.pp
         once = parameters / job.copies * (ranks - 1) / ranks / rate
-        gathered += once * (1 if job.precision == "fp8" and job.software.quantise == 3 else 2)
-        reduced += once * job.software.grad_bytes
+        gathered += once * (1 if job.precision == "fp8" and job.software.quantise == 3 else 2) + waited
+        reduced += once * job.software.grad_bytes + waited
     ahead, back = (gathered, gathered + reduced) if job.zero == 3 else (gathered, reduced)
     for wanted, cover in ((ahead, cover_ahead), (back, cover_back)):
         exposed += max(0.0, wanted - cover) + (1 - job.software.hide_dp) * min(wanted, cover)

@@ -34,8 +34,8 @@ def test_nine_tenths_of_the_exchange_are_hidden(v3: Job) -> None:
 def test_a_dense_layer_has_three_products_for_each_matrix() -> None:
     job = Job(find("llama-2-70b"), H100, batch=1, recompute="none")
     times = layer(job, job.shape.blocks[0])
-    assert times.forward["matmul"] == times.inputs["matmul"]
-    assert times.weights["matmul"] == pytest.approx(times.forward["matmul"], rel=0.15)
+    assert times.forward["matrix products"] == times.inputs["matrix products"]
+    assert times.weights["matrix products"] == pytest.approx(times.forward["matrix products"], rel=0.15)
     again = layer(replace(job, recompute="full"), job.shape.blocks[0])
     assert sum(again.inputs.values()) == pytest.approx(sum(times.inputs.values()) + sum(times.forward.values()))
 
@@ -44,7 +44,7 @@ def test_tensor_parallelism_divides_products_and_adds_communication() -> None:
     one = Job(find("llama-2-70b"), H100, batch=1)
     two = replace(one, layout=Layout(tp=2))
     whole, half = (layer(job, job.shape.blocks[0]) for job in (one, two))
-    assert half.forward["matmul"] == pytest.approx(whole.forward["matmul"] / 2, rel=0.05)
+    assert half.forward["matrix products"] == pytest.approx(whole.forward["matrix products"] / 2, rel=0.05)
     assert whole.forward["tensor parallel"] == 0 < half.forward["tensor parallel"]
 
 
@@ -58,5 +58,5 @@ def test_many_small_experts_wait_for_the_host() -> None:
 
 
 def test_times_add_up() -> None:
-    one = Times(parts({"matmul": 1.0}), parts({"matmul": 2.0}), parts({"attention": 3.0}))
+    one = Times(parts({"matrix products": 1.0}), parts({"matrix products": 2.0}), parts({"attention": 3.0}))
     assert one.plus(one, 2).seconds == (3.0, 6.0, 9.0)

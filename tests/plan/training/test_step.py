@@ -26,7 +26,7 @@ def test_the_step_of_v3_is_within_ten_percent_of_the_published_one(v3: Job) -> N
 def test_parts_add_up_to_the_step(v3: Job) -> None:
     found = step(v3)
     assert sum(found.parts.values()) == pytest.approx(found.seconds)
-    assert found.bound == "matmul" and all(seconds > 0 for seconds in found.parts.values())
+    assert found.bound == "matrix products" and all(seconds > 0 for seconds in found.parts.values())
 
 
 def test_a_rank_of_v3_holds_what_its_layout_says(v3: Job) -> None:
