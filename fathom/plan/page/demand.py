@@ -139,7 +139,7 @@ def spending_of(asked: Asked) -> crossing.Spending:
 
 
 def _net_growth(asked: Asked) -> tuple[float, float | None, float | None]:
-    """Change of the bill in a year, with its ends: demand grows, and a token costs less. Both are normal in ln(1 + x)."""
+    """Change of the bill in a year, with its ends: demand grows, a token costs less. Both are normal in ln(1 + x)."""
     demand, cheaper = asked.sure("growth"), asked.sure("cheaper")
 
     def apart(end: float | None, value: float) -> float:

@@ -11,8 +11,8 @@ from fathom.plan.page.answer import Answer, Plot, Table
 from fathom.plan.page.fields import Asked
 from fathom.plan.quantity import Quantity, digits
 from fathom.plan.report import Chart, Series
-from fathom.plan.training.bill import Extras
-from fathom.plan.training.report import Plan, layout, plan
+from fathom.plan.training.bill import RESEARCH_LINE, Extras
+from fathom.plan.training.report import Plan, batch, layout, plan
 from fathom.plan.training.search import asked as job_of
 
 USES = ("model", "gpu", "tokens", "trained_on", "train_price")
@@ -51,8 +51,8 @@ def answer(asked: Asked) -> Answer:
         ("Hours, as others went", numbers["hours_as_others"]),
     ]  # fmt: skip
     says = f"{digits(days.value)} days on {found.job.gpus:,} {found.job.device.title}: {_money(usd.value)}."
-    lines = [layout(found), *([f"{found.why.capitalize()}."] if found.why else [])]
-    around = found.lines[-1]
+    lines = [f"{layout(found)}{f': {found.why}' if found.why else ''}.", f"{batch(found)}."]
+    around = next(line for line in found.lines if line.what == RESEARCH_LINE)
     lines.append(f"{around.what.capitalize()}, not drawn: {_money(around.usd.value)}; {around.note}.")
     return Answer(says, "", shown, lines, (_step(found), _bill(found)), (_lines(found), _rank(found)))
 
@@ -62,8 +62,8 @@ def _money(usd: float) -> str:
 
 
 def _step(found: Plan) -> Plot:
-    share, parts = found.knobs.step.value, found.step.ordered
-    series = Series("time", tuple((float(i), seconds / share) for i, (_, seconds) in enumerate(parts)), "bars")
+    scale, parts = found.quantities["step"].value / found.step.seconds, found.step.ordered
+    series = Series("time", tuple((float(i), seconds * scale) for i, (_, seconds) in enumerate(parts)), "bars")
     notes = tuple(f"{seconds / found.step.seconds:.1%} of the step" for _, seconds in parts)
     names = tuple(name for name, _ in parts)
     chart = Chart("Where a training step goes", "", "time [s]", (series,), names, sideways=True)
@@ -71,7 +71,7 @@ def _step(found: Plan) -> Plot:
 
 
 def _bill(found: Plan) -> Plot:
-    lines = found.lines[:-1]  # research around it is ten times as much, and would hide the rest
+    lines = [line for line in found.lines if line.what != RESEARCH_LINE]  # ten times as much: it would hide the rest
     kept, names = [], tuple(line.what for line in lines)
     for title, counted in (("in the headline", True), ("left out of it", False)):
         rows = [(i, line) for i, line in enumerate(lines) if line.counted == counted]
