@@ -82,7 +82,6 @@ def change(page: Page, name: str, value: str) -> None:
         box.select_option(value)
     else:
         box.fill(value)
-    page.wait_for_function("(text) => location.search.includes(text)", arg=f"{name}=")
     settled(page)
 
 
@@ -119,10 +118,10 @@ def test_the_671b_question(page: Page, planner: str, gpu: str, state: str) -> No
 def test_an_input_changes_what_depends_on_it_and_nothing_else(page: Page, planner: str) -> None:
     opened(page, planner)
     asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url.partition("/v1/plan/")[2].partition("?")[0]))
+    page.on("request", lambda request: asked.append(request.url.removeprefix(f"{planner}/v1/plan/").partition("?")[0]))
     before = page.locator("#fit .says").inner_text()
     change(page, "trained_on", "128")
-    assert set(asked) == {"train", "crossover"}
+    assert {what for what in asked if "/" not in what} == {"train", "crossover"}
     assert page.locator("#fit .says").inner_text() == before
     assert page.locator("#train .says").inner_text() == answer("train", {**SMALL, "trained_on": "128"})["says"]
     change(page, "model", "llama-3.1-70b")
@@ -134,17 +133,17 @@ def test_the_address_holds_what_was_changed_and_brings_it_back(page: Page, plann
     page.locator("#in-users-low").fill("3M")
     page.locator("#in-users").fill("4M")
     page.locator("#in-users-high").fill("")
-    page.wait_for_function("location.search.includes('users=3M..4M..4M')")
     settled(page)
+    assert "users=3M..4M..4M" in page.url
     says, address = page.locator("#demand .says").inner_text(), page.url
-    assert says.startswith("4 M users a day")
+    assert says.startswith("4,000,000 users a day")
     page.goto("about:blank")
     page.goto(address)
     settled(page)
     assert [page.locator(f"#in-users{end}").input_value() for end in ("-low", "", "-high")] == ["3M", "4M", "4M"]
     assert page.locator("#demand .says").inner_text() == says
     page.get_by_role("button", name="Reset").click()
-    page.wait_for_function("location.search === ''")
+    page.wait_for_url(f"{planner}/plan")
     assert page.locator("#in-model").input_value() == "deepseek-v3"
 
 

@@ -44,6 +44,7 @@ function section({ name, title, uses, slow }) {
 }
 
 function changed() {
+  say("loading", "working it out");
   clearTimeout(timer);
   timer = setTimeout(refresh, WAIT_MS);
 }
