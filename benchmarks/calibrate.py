@@ -14,11 +14,11 @@ from pathlib import Path
 
 from measure import ROOT, machine, write
 
-from fathom.cli.planning.calibrate import PREPARING, compared, take_points, take_profile
+from fathom.cli.planning.calibrate import PREPARING, take_points, take_profile
 from fathom.engine import load_model
 from fathom.engine.machine import Neighbours
 from fathom.plan.calibrate import unseen_points
-from fathom.plan.drift import compare
+from fathom.plan.drift import compare, compared
 from fathom.plan.report import as_json
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     with Neighbours() as others:
         profile = take_profile(model, args.model, args.points, budget_s, seed=0)
         groups = unseen_points(
-            model.config, profile.kind, profile.kernels, [g for p in profile.points for g in p.step],
+            model.config, profile.kind, profile.kernels, [p.group for p in profile.points],
             count=args.unseen, seed=args.seed, seconds=PREPARING * budget_s,
         )  # fmt: skip
         unseen = take_points(model, groups, budget_s, seed=1)

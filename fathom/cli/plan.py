@@ -12,7 +12,8 @@ HELP = (
     "error of each prediction. Only `calibrate` loads weights, and measures."
 )
 WORKS = (
-    "fit", "serve", "train", "demand", "think", "crossover", "scaling", "calibrate", "step", "drift", "deploy", "web",
+WORKS = (
+    "fit", "serve", "train", "demand", "think", "crossover", "scaling", "calibrate", "step", "drift", "validate", "deploy", "web",
 )  # fmt: skip
 
 

@@ -11,28 +11,40 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from statistics import median
 from time import perf_counter
 
 import torch
+from msgspec.structs import replace as change
 
+from fathom.batching.plan import Sampling
 from fathom.batching.request import Request, SamplingParams
+from fathom.cost import cache_bytes_per_token
 from fathom.engine.bench import PAGE_TOKENS, WARM_UP_TOKENS, Dictated
 from fathom.engine.engine import Engine, EngineConfig
-from fathom.engine.limits import CACHED_BYTES, Step
+from fathom.engine.limits import CACHED_BYTES
 from fathom.engine.machine import kind as kind_of
+from fathom.engine.sampler import choose
 from fathom.errors import ConfigError, EngineError
 from fathom.model import Model, PackedTransformer
 from fathom.ops.speed import LARGE_BYTES, PEAK_SIZE, Reads, multiply_adds_per_s, step_s
 
-FOOTPRINTS = (CACHED_BYTES, 16 << 20, 64 << 20, LARGE_BYTES)  # read over and over: what caches of several sizes hold
-PRODUCT_ROWS = (1, 8, 64, 256)
+FOOTPRINTS = (CACHED_BYTES, 32 << 20, LARGE_BYTES)  # read over and over: what caches of several sizes hold
+PRODUCT_ROWS = (1, 8, 64)
 FORWARD_ROWS = (1, 2, 4, 8, 16, 64, 256, 512)
 # (sequences, tokens, context): what attention adds to a forward; two prompts among them
-ATTENTION = ((1, 1, 256), (1, 1, 1024), (4, 1, 1024), (16, 1, 512), (1, 64, 1024), (1, 256, 512))
+ATTENTION = ((1, 1, 1024), (8, 1, 256), (8, 1, 1024), (32, 1, 1920), (1, 64, 1024), (1, 256, 512))
+MOST_CACHE_BYTES = 1 << 28  # of latents in a kernel
 LEAST, ENOUGH_S = 3, 0.15  # runs of a kernel, at least; no more once they have taken so long
-DECODED, FEWEST = 12, 3  # steps of a sample of a decode; samples of a point
+# How a token may be chosen: the likeliest, with noise, and among some tokens only.
+SAMPLING = {
+    "greedy": SamplingParams(temperature=0.0),
+    "drawn": SamplingParams(temperature=1.0),
+    "filtered": SamplingParams(temperature=1.0, top_p=0.95),
+}
+DECODED, CHUNKS, FEWEST = 12, 3, 3  # steps of a sample of a decode, and of a chunk; samples of a point
 Clock = Callable[[], float]
 
 
@@ -41,7 +53,7 @@ class Kernel:
     """One kernel, alone: `tokens` rows in each of `sequences`, after `context` tokens; its time [s].
 
     Of "read", bytes: how many, over and over. Of "product", multiply_adds. "forward" is the model without its head, at
-    the beginning of texts; "attention" what a context adds to that.
+    the beginning of texts; "attention" what a context adds to that; "drawn" and "filtered" the choice of a token.
     """
 
     name: str
@@ -54,13 +66,23 @@ class Kernel:
 
 
 @dataclass(frozen=True)
+class Size:
+    """A step to measure: `tokens` new ones in each of `sequences` after `context`, and how the next ones are chosen."""
+
+    sequences: int
+    tokens: int
+    context: int
+    sampling: str = "greedy"
+
+
+@dataclass(frozen=True)
 class Sample:
     """A step of the engine, measured: the median over its samples and all of them [s].
 
     logged_s: the median of what a step log tells, which ends before the scheduler takes the tokens in.
     """
 
-    step: Step
+    step: Size
     seconds: float
     logged_s: float
     samples: tuple[float, ...]
@@ -71,7 +93,7 @@ class Sample:
 
 def count_kernels() -> int:
     """How many `kernels` measures."""
-    return len(FOOTPRINTS) + len(PRODUCT_ROWS) + len(FORWARD_ROWS) + len(ATTENTION)
+    return len(FOOTPRINTS) + len(PRODUCT_ROWS) + len(FORWARD_ROWS) + len(ATTENTION) + len(SAMPLING) - 1
 
 
 def kernels(model: Model, clock: Clock = perf_counter) -> Iterator[Kernel]:
@@ -94,10 +116,31 @@ def kernels(model: Model, clock: Clock = perf_counter) -> Iterator[Kernel]:
         yield Kernel("forward", Forward(model, rows, 1, 0, clock).seconds(), rows)
     longest = model.config.max_position_embeddings
     for sequences, tokens, context in ATTENTION:
-        context = min(context, longest - tokens)
+        tokens = min(tokens, longest // 2)
+        room = MOST_CACHE_BYTES // sequences // cache_bytes_per_token(model.config)
+        context = max(1, min(context, longest - tokens, room - tokens))
         late, early = Forward(model, sequences, tokens, context, clock), Forward(model, sequences * tokens, 1, 0, clock)
         added = max(1e-9, late.seconds() - early.seconds())
         yield Kernel("attention", added, sequences, tokens, context)
+    logits = torch.randn(1, model.config.vocab_size, generator=torch.Generator().manual_seed(0))
+    for name in ("drawn", "filtered"):
+        yield Kernel(name, _settled(partial(_choice, logits, SAMPLING[name], clock)))
+
+
+def _choice(logits: torch.Tensor, params: SamplingParams, clock: Clock) -> float:
+    """Time to choose one token [s]."""
+    began = clock()
+    choose(logits, [Sampling(1, params)])
+    return clock() - began
+
+
+def _settled(run: Callable[[], float]) -> float:
+    """The lower quartile of some runs [s]: of a kernel's times, what was disturbed is the larger half."""
+    taken: list[float] = []
+    run()
+    while len(taken) < LEAST or sum(taken) < ENOUGH_S:
+        taken.append(run())
+    return sorted(taken)[len(taken) // 4]
 
 
 class Forward:
@@ -118,12 +161,8 @@ class Forward:
         self._shape = (rows,)
 
     def seconds(self) -> float:
-        """The lower quartile of some runs [s]: of a kernel's times, what was disturbed is the larger half."""
-        taken: list[float] = []
-        self._run()
-        while len(taken) < LEAST or sum(taken) < ENOUGH_S:
-            taken.append(self._run())
-        return sorted(taken)[len(taken) // 4]
+        """The time of one [s]."""
+        return _settled(self._run)
 
     def _run(self) -> float:
         ids = torch.randint(self._model.config.vocab_size, self._shape, generator=self._draw)
@@ -138,7 +177,7 @@ class Forward:
 class Probe:
     """One engine that is measured at many sizes. clock: what times its steps."""
 
-    def __init__(self, model: Model, steps: Sequence[Step], *, seed: int = 0, clock: Clock = perf_counter) -> None:
+    def __init__(self, model: Model, steps: Sequence[Size], *, seed: int = 0, clock: Clock = perf_counter) -> None:
         """Room for each of `steps`."""
         longest = model.config.max_position_embeddings
         for step in steps:
@@ -169,45 +208,49 @@ class Probe:
         length = max(step.context for step in steps) + 1
         self._texts = [self._drawn(length, Random(f"{seed}/{i}")) for i in range(sequences)]
 
-    def warm_up(self, step: Step) -> None:
+    def warm_up(self, step: Size) -> None:
         """Compute the contexts of a step."""
         for text in self._texts[: step.sequences]:
             self._run(text[: max(1, step.context)])
 
-    def sample(self, step: Step) -> tuple[float, float]:
-        """One sample of a step [s], and of what a log tells of it: of a decode, medians over DECODED steps."""
+    def sample(self, step: Size) -> tuple[float, float]:
+        """One sample of a step [s], and of what a log tells of it: medians over some steps."""
         return self._chunk(step) if step.tokens > 1 else self._decode(step)
 
-    def _decode(self, step: Step) -> tuple[float, float]:
+    def _decode(self, step: Size) -> tuple[float, float]:
         for text in self._texts[: step.sequences]:  # then all find their prompts in the cache, and begin together
             self._run(text[: max(1, step.context)])
         for text in self._texts[: step.sequences]:
-            self._add(text[: max(1, step.context)], WARM_UP_TOKENS + DECODED)
+            self._add(text[: max(1, step.context)], WARM_UP_TOKENS + DECODED, step.sampling)
         taken = [self._step(step.sequences) for _ in range(WARM_UP_TOKENS + DECODED)]
         if self.engine.has_work:
             raise EngineError(f"a sample of {step} left some of its sequences unfinished; report this.")
         whole, logged = zip(*taken[WARM_UP_TOKENS:], strict=True)
         return median(whole), median(logged)
 
-    def _chunk(self, step: Step) -> tuple[float, float]:
+    def _chunk(self, step: Size) -> tuple[float, float]:
+        """Several in a row, each of another prompt, the first of them only to come into swing."""
+        context, taken = self._texts[0][: step.context], []
         if step.context:
-            self._run(self._texts[0][: step.context])
-        self._add((*self._texts[0][: step.context], *self._drawn(step.tokens, self._random)), 1)
-        before = self.engine.stats().computed_tokens
-        taken = self._step(1)
-        computed = self.engine.stats().computed_tokens - before
-        if computed != step.tokens or self.engine.has_work:
-            raise EngineError(f"a sample of {step} computed {computed} tokens; report this.")
-        return taken
+            self._run(context)
+        for _ in range(1 + CHUNKS):
+            self._add((*context, *self._drawn(step.tokens, self._random)), 1, step.sampling)
+            before = self.engine.stats().computed_tokens
+            taken.append(self._step(1))
+            computed = self.engine.stats().computed_tokens - before
+            if computed != step.tokens or self.engine.has_work:
+                raise EngineError(f"a sample of {step} computed {computed} tokens; report this.")
+        whole, logged = zip(*taken[1:], strict=True)
+        return median(whole), median(logged)
 
     def _run(self, prompt: tuple[int, ...]) -> None:
         self._add(prompt, 1)
         while self.engine.has_work:
             self.engine.step()
 
-    def _add(self, prompt: tuple[int, ...], tokens: int) -> None:
+    def _add(self, prompt: tuple[int, ...], tokens: int, sampling: str = "greedy") -> None:
         self._names += 1
-        params = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
+        params = change(SAMPLING[sampling], max_tokens=tokens, ignore_eos=True, seed=self._names)
         self.engine.add(Request(str(self._names), prompt, params))
 
     def _step(self, expected: int) -> tuple[float, float]:
@@ -223,7 +266,7 @@ class Probe:
 
 
 def measure(
-    probe: Probe, repeats: int, *, seconds: float = math.inf, seen: Callable[[Step, int, float], None] | None = None
+    probe: Probe, repeats: int, *, seconds: float = math.inf, seen: Callable[[Size, int, float], None] | None = None
 ) -> list[Sample]:
     """Every step of the probe `repeats` times, in turns; fewer, but no less than FEWEST, once `seconds` have passed.
 

@@ -24,7 +24,7 @@ import numpy as np
 from fathom.config import ModelConfig, build, read_json
 from fathom.cost import Kind
 from fathom.errors import ConfigError, InputError
-from fathom.plan.ownstep import PARTS, Group, Kernel, Rates, Step, part_seconds, place
+from fathom.plan.ownstep import PARTS, Choice, Group, Kernel, Rates, Step, near_keys, part_seconds, place
 from fathom.plan.posterior import Array, Fit, choose, fit, student_quantile
 from fathom.plan.quantity import COVERAGE, Quantity
 
@@ -62,10 +62,15 @@ class Point:
     seconds: float
     logged_s: float
     samples: tuple[float, ...] = ()
+    sampling: Choice = "greedy"
+
+    @property
+    def group(self) -> Group:
+        return Group(self.sequences, self.tokens, self.context, self.sampling)
 
     @property
     def step(self) -> Step:
-        return (Group(self.sequences, self.tokens, self.context),)
+        return (self.group,)
 
 
 @dataclass(frozen=True)
@@ -95,13 +100,17 @@ class Profile:
     def __post_init__(self) -> None:
         if self.parts != tuple(part.name for part in PARTS) or len(self.whole.mean) != len(PARTS):
             raise ConfigError(f"its factors are {', '.join(self.parts)}; this version has others. Calibrate again.")
-        ModelConfig.from_dict(self.config)
-        Rates.of(self.kernels)
+        _rates(ModelConfig.from_dict(self.config), self.kind, self.kernels)
 
     def work(self, steps: Sequence[Step]) -> Array:
         """The parts of each step at the speed of the kernels [s]."""
-        config, rates = ModelConfig.from_dict(self.config), Rates.of(self.kernels)
+        config = ModelConfig.from_dict(self.config)
+        rates = _rates(config, self.kind, self.kernels)
         return np.array([part_seconds(config, self.kind, rates, step) for step in steps])
+
+
+def _rates(config: ModelConfig, kind: Kind, kernels: Sequence[Kernel]) -> Rates:
+    return Rates.of(kernels, near_keys(config, kind))
 
 
 def calibrated(
@@ -109,7 +118,7 @@ def calibrated(
     kernels: Sequence[Kernel], points: Sequence[Point], others_share: float = 0.0,
 ) -> Profile:  # fmt: skip
     """The profile that measurements make."""
-    rates = Rates.of(kernels)
+    rates = _rates(config, kind, kernels)
     work = np.array([part_seconds(config, kind, rates, point.step) for point in points])
     whole, logged = (fit(work, [getattr(p, name) for p in points], PRIOR_SD) for name in ("seconds", "logged_s"))
     return Profile(
@@ -159,6 +168,8 @@ def candidates(config: ModelConfig, *, most_sequences: int = 32, chunk_tokens: i
     longest = config.max_position_embeddings - ROOM
     contexts = [c for c in CONTEXTS if c < longest] + [max(1, longest)]
     found = [Group(s, 1, c) for s in SEQUENCES if s <= most_sequences for c in contexts]
+    ways: tuple[Choice, ...] = ("drawn", "filtered")
+    found += [Group(s, 1, contexts[1], way) for s in SEQUENCES if s <= most_sequences for way in ways]
     for tokens in (t for t in CHUNKS if t <= chunk_tokens and t < longest):
         pages = ((c - tokens if c == contexts[-1] else c) // PAGE_TOKENS * PAGE_TOKENS for c in (0, *contexts[2:]))
         found += [Group(1, tokens, context) for context in sorted(set(pages)) if 0 <= context <= longest - tokens]
@@ -167,7 +178,7 @@ def candidates(config: ModelConfig, *, most_sequences: int = 32, chunk_tokens: i
 
 def preparing_s(config: ModelConfig, kind: Kind, kernels: Sequence[Kernel], groups: Sequence[Group]) -> list[float]:
     """Time to compute the contexts of each before it can be measured, in chunks as long as the kernels' longest [s]."""
-    rates = Rates.of(kernels)
+    rates = _rates(config, kind, kernels)
     chunk = int(rates.forward[-1][0])
     each: dict[float, float] = {}
     for group in groups:
@@ -220,7 +231,7 @@ def unseen_points(
 
 def part_work(config: ModelConfig, kind: Kind, kernels: Sequence[Kernel], groups: Sequence[Group]) -> Array:
     """The parts of each at the speed of the kernels [s]."""
-    rates = Rates.of(kernels)
+    rates = _rates(config, kind, kernels)
     return np.array([part_seconds(config, kind, rates, (group,)) for group in groups])
 
 
@@ -254,9 +265,9 @@ def predict(profile: Profile, step: Step) -> Quantity:
     )  # fmt: skip
 
 
-def decode(profile: Profile, batch: int, context: float) -> Quantity:
+def decode(profile: Profile, batch: int, context: float, sampling: Choice = "greedy") -> Quantity:
     """A step in which each of `batch` sequences generates a token after `context` others [s]."""
-    return predict(profile, (Group(batch, 1, context),))
+    return predict(profile, (Group(batch, 1, context, sampling),))
 
 
 def prefill(profile: Profile, tokens: int, context: float = 0) -> Quantity:

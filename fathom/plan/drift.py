@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, median
 
@@ -11,9 +11,10 @@ import numpy as np
 
 from fathom.errors import ConfigError
 from fathom.plan.calibrate import Point, Profile, predict
-from fathom.plan.ownstep import Step
+from fathom.plan.ownstep import Choice, Step
 from fathom.plan.posterior import student_quantile
 from fathom.plan.quantity import COVERAGE, Quantity
+from fathom.plan.report import table
 
 DRIFT_QUANTILE = 0.975  # both ways: of a hundred checks of a machine that has not changed, five ring
 FEWEST_STEPS = 8  # of a kind, for a judgement
@@ -33,11 +34,12 @@ class Compared:
     predicted: Quantity
     error: float
     inside: bool
+    sampling: Choice = "greedy"
 
     @property
     def words(self) -> str:
         """The step as people say it."""
-        return said(self.sequences, self.tokens)
+        return said(self.sequences, self.tokens, self.sampling)
 
 
 @dataclass(frozen=True)
@@ -62,18 +64,31 @@ def compare(profile: Profile, points: Sequence[Point]) -> Comparison:
             Compared(
                 point.sequences, point.tokens, point.context,
                 Quantity(point.seconds, "s", expected.meaning, source="measured"), expected,
-                expected.value / point.seconds - 1, expected.low <= point.seconds <= expected.high,
+                expected.value / point.seconds - 1, expected.low <= point.seconds <= expected.high, point.sampling,
             )
         )  # fmt: skip
     errors = [abs(row.error) for row in rows]
     return Comparison(tuple(rows), median(errors), max(errors), mean(row.inside for row in rows))
 
 
-def said(sequences: int, tokens: int) -> str:
+def said(sequences: int, tokens: int, sampling: Choice = "greedy") -> str:
     """A step of one kind, as people say it."""
-    if tokens > 1:
-        return f"{tokens} prompt tokens"
-    return f"{sequences} sequences" if sequences > 1 else "1 sequence"
+    what = f"{tokens} prompt tokens" if tokens > 1 else f"{sequences} sequence{'s' if sequences > 1 else ''}"
+    return what if sampling == "greedy" else f"{what}, {sampling}"
+
+
+def compared(title: str, found: Comparison) -> Iterator[str]:
+    """Measured beside predicted."""
+    head = (title, "context [tokens]", "measured [ms]", "predicted [ms]", "80 % interval [ms]", "error")
+    yield from table(head, [
+        (
+            row.words, f"{row.context:,}", f"{1e3 * row.measured.value:,.3f}", f"{1e3 * row.predicted.value:,.3f}",
+            f"{1e3 * (row.predicted.low or 0):,.3f} to {1e3 * (row.predicted.high or 0):,.3f}", f"{row.error:+.1%}",
+        )
+        for row in found.rows
+    ])  # fmt: skip
+    inside = f"{found.inside_share:.0%} in their interval"
+    yield f"  median error {found.median_error:.1%}, largest {found.largest_error:.1%}; {inside}"
 
 
 # ---- drift ---------------------------------------------------------------------------------------------------------

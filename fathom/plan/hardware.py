@@ -21,11 +21,11 @@ COUNTED = re.compile(r"(?:(\d+)\s*x\s*)?(.+)", re.IGNORECASE)
 class Device:
     """One accelerator, as data/hardware.toml describes it; None: not known.
 
-    Fields: *_tflops, int8_tops: dense peak [1e12/s]. matmul_*: what a large product reaches. memory_gb [1e9 B],
-            memory_tbs [1e12 B/s]. link_gbs: to the link_world devices of its scale-up domain, one direction [1e9 B/s].
-            network_gbs: beyond them, per device. cores: that work side by side (SMs, CUs, CPU cores). utility_kw:
-            drawn from the grid, cooling and host included. *_usd_h: per device [USD/h]. grade: A read at its source, B
-            partly, C recalled.
+    Fields: *_tflops, int8_tops: dense peak [1e12/s]. matmul_*: what a large product reaches. memory_gb: as sold,
+            driver_gb: as the driver reports it [1e9 B]. memory_tbs [1e12 B/s]. link_gbs: to the link_world devices of
+            its scale-up domain, one direction [1e9 B/s]. network_gbs: beyond them, per device. cores: that work side
+            by side (SMs, CUs, CPU cores). utility_kw: drawn from the grid, cooling and host included. *_usd_h: per
+            device [USD/h]. grade: A read at its source, B partly, C recalled.
     """
 
     title: str
@@ -38,6 +38,7 @@ class Device:
     fp8_tflops: float | None = None
     fp4_tflops: float | None = None
     int8_tops: float | None = None
+    driver_gb: float | None = None
     matmul_bf16_tflops: float | None = None
     matmul_fp8_tflops: float | None = None
     link_gbs: float | None = None
@@ -72,6 +73,16 @@ class Device:
     def memory_bytes(self) -> float:
         """Memory [B]."""
         return self.memory_gb * 1e9
+
+    @property
+    def driver_bytes(self) -> float:
+        """Memory as the driver reports it, else as sold: makers of accelerators sell GiB as GB [B]."""
+        return (self.driver_gb or self.memory_gb) * 1e9
+
+    @property
+    def is_host(self) -> bool:
+        """Whether it is a processor with memory modules, not an accelerator."""
+        return self.memory.startswith("DDR")
 
     @property
     def memory_bytes_per_s(self) -> float:

@@ -1,28 +1,33 @@
 """A step of our own engine on a CPU, as a sum of parts whose sizes are arithmetic and whose speeds are measured.
 
-    seconds = step + sequences + prompts + forward + head + keys + pairs
+    seconds = step + sequences + prompts + admission + forward + head + near + far + pairs + choices
 
-The first three are scheduler, sampler and Python; the forward was timed alone for some numbers of rows, the head is a
-product, keys and pairs are what contexts add. Each part grows with the work in it, so no longer or wider step is ever
-predicted to be shorter. The measured speeds are only where a fit to the engine's own steps begins (calibrate.py).
+The first four are scheduler and Python; the forward was timed alone for some numbers of rows, the head is a product,
+near and far keys and pairs are what contexts add, choices are of tokens that are not simply the likeliest. Each part
+grows with the work in it, so no longer or wider step is ever predicted to be shorter. The measured speeds are only
+where a fit to the engine's own steps begins (calibrate.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fathom.batching.plan import Plan
+from fathom.batching.plan import Plan, Row
 from fathom.config import ModelConfig
-from fathom.cost import BYTES, Kind, kind_for, matrices, stored
+from fathom.cost import BYTES, Kind, cache_bytes_per_token, kind_for, matrices, stored
 from fathom.errors import ConfigError
 
 Array = NDArray[np.float64]
+# How the next token is chosen: the likeliest, with noise (a temperature), among some only (top_p, penalties and such),
+# or not at all: more of the prompt is to come.
+Choice = Literal["greedy", "drawn", "filtered", "none"]
 
 
 @dataclass(frozen=True)
@@ -39,21 +44,31 @@ PARTS = (
     Part("step", 1.0, "scheduler and sampler"),
     Part("sequences", 1.0, "scheduler and sampler"),
     Part("prompts", 1.0, "scheduler and sampler"),
+    Part("admission", 1.0, "scheduler and sampler"),
     Part("forward", 0.2, "products with weights"),
     Part("head", 0.4, "products with weights"),
-    Part("keys", 0.6, "attention"),
+    Part("near", 0.4, "attention"),
+    Part("far", 0.6, "attention"),
     Part("pairs", 0.4, "attention"),
+    Part("choices", 0.6, "scheduler and sampler"),
 )
-PYTHON_STEP_S, PYTHON_SEQUENCE_S, PYTHON_PROMPT_S = 1e-4, 1e-5, 3e-4  # guesses, which any measurement overrules
+# Guesses, which any measurement overrules: of a step, a sequence in it, a prompt that begins, a token of that.
+PYTHON_STEP_S, PYTHON_SEQUENCE_S, PYTHON_PROMPT_S, PYTHON_TOKEN_S = 1e-4, 1e-5, 1e-4, 2e-7
+NEAR_BYTES = float(1 << 20)  # the second cache of a core, as most processors of today have it or somewhat more
 
 
 @dataclass(frozen=True)
 class Group:
-    """A part of a step: `tokens` new ones in each of `sequences`, each after `context` tokens."""
+    """A part of a step: `tokens` new ones in each of `sequences`, each after `context` tokens, then one chosen.
+
+    begins: whether their requests begin with it, and are looked up in the cache; None: if they are prompts.
+    """
 
     sequences: int = 1
     tokens: int = 1
     context: float = 0.0
+    sampling: Choice = "greedy"
+    begins: bool | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("sequences", 1), ("tokens", 1), ("context", 0)):
@@ -72,6 +87,11 @@ class Group:
         return self.sequences * self.context
 
     @property
+    def admitted(self) -> int:
+        """Sequences that begin."""
+        return self.sequences if (self.tokens > 1 if self.begins is None else self.begins) else 0
+
+    @property
     def pairs(self) -> float:
         """(new token, earlier token it attends to), without those of each sequence's first, which `keys` counts."""
         return self.sequences * ((self.tokens - 1) * self.context + self.tokens * (self.tokens - 1) / 2)
@@ -80,9 +100,22 @@ class Group:
 Step = tuple[Group, ...]
 
 
-def step_of(plan: Plan) -> Step:
-    """What a recorded Plan computed; empty if nothing."""
-    return tuple(Group(1, len(row.token_ids), row.start) for row in plan.rows if row.token_ids)
+def step_of(plan: Plan, known: Container[str] = ()) -> Step:
+    """What a recorded Plan computed; empty if nothing. known: requests that began before."""
+    return tuple(
+        Group(1, len(row.token_ids), row.start, _choice(row), row.request_id not in known)
+        for row in plan.rows
+        if row.token_ids
+    )
+
+
+def _choice(row: Row) -> Choice:
+    if row.sampling is None:
+        return "none"
+    params = row.sampling.params
+    if params.penalises_output or (params.temperature > 0 and (params.top_k or params.top_p < 1 or params.min_p)):
+        return "filtered"
+    return "drawn" if params.temperature > 0 else "greedy"
 
 
 @dataclass(frozen=True)
@@ -102,24 +135,30 @@ class Kernel:
         return Group(self.sequences, self.tokens, self.context)
 
 
+KERNELS = ("read", "product", "forward", "attention", "drawn", "filtered")
+
+
 @dataclass(frozen=True)
 class Rates:
     """What the kernels reach.
 
     Fields: read: (bytes read over and over [B], their rate [B/s]). product: (rows, multiply-adds per second). forward:
-            (rows, time [s]). key_s: a key read [s]. pair_s: a pair more [s].
+            (rows, time [s]). near_s, far_s: a key read, of those that the nearest cache holds, and of others [s].
+            pair_s: a pair more [s]. choice_s: a token chosen so [s].
     """
 
     read: tuple[tuple[float, float], ...]
     product: tuple[tuple[float, float], ...]
     forward: tuple[tuple[float, float], ...]
-    key_s: float
+    near_s: float
+    far_s: float
     pair_s: float
+    choice_s: dict[Choice, float] = field(default_factory=dict)
 
     @staticmethod
-    def of(kernels: Sequence[Kernel]) -> Rates:
-        """Raises: ConfigError: some kind of kernel is missing."""
-        named = {n: [k for k in kernels if k.name == n] for n in ("read", "product", "forward", "attention")}
+    def of(kernels: Sequence[Kernel], near_keys: float) -> Rates:
+        """Args: near_keys: as `near_keys(config, kind)`. Raises: ConfigError: some kind of kernel is missing."""
+        named = {n: [k for k in kernels if k.name == n] for n in KERNELS}
         missing = [name for name, found in named.items() if not found]
         if missing:
             raise ConfigError(f"the profile has no measured kernel named {missing[0]!r}; calibrate again.")
@@ -127,14 +166,22 @@ class Rates:
         chunks = [k for k in named["attention"] if k.group.pairs]
         if not single or not chunks:
             raise ConfigError("the profile needs attention of single tokens and of chunks; calibrate again.")
-        key_s = _usual(k.seconds / k.group.keys for k in single)
-        pair_s = _usual(max(k.seconds - key_s * k.group.keys, 0.1 * k.seconds) / k.group.pairs for k in chunks)
+        near_s = _median([k.seconds / k.group.keys for k in single if k.group.keys <= near_keys])
+        rest = [(k.group.keys - near_keys, k.seconds - (near_s or 0.0) * near_keys) for k in single]
+        far_s = _median([max(seconds, 0.0) / keys for keys, seconds in rest if keys > near_keys])
+        near_s, far_s = near_s or far_s or 1e-12, far_s or near_s or 1e-12
+        more = [
+            max(k.seconds - _keys_s(k.group.keys, near_keys, near_s, far_s), 0.1 * k.seconds) / k.group.pairs
+            for k in chunks
+        ]
         return Rates(
             tuple(sorted((k.bytes, k.bytes / k.seconds) for k in named["read"])),
             tuple(sorted((float(k.sequences), k.multiply_adds / k.seconds) for k in named["product"])),
             _rising(_thrifty((float(k.sequences), k.seconds) for k in named["forward"])),
-            key_s,
-            pair_s,
+            near_s,
+            far_s,
+            _median(more) or 1e-12,
+            {"drawn": named["drawn"][0].seconds, "filtered": named["filtered"][0].seconds},
         )
 
     def forward_s(self, rows: float) -> float:
@@ -142,9 +189,18 @@ class Rates:
         return _grown(self.forward, rows)
 
 
-def _usual(seconds: Iterable[float]) -> float:
-    """The median, and never nothing: a difference of two disturbed times may be."""
-    return max(1e-12, float(np.median(list(seconds))))
+def near_keys(config: ModelConfig, kind: Kind) -> float:
+    """Keys that the nearest large cache of a core holds, all layers together."""
+    return NEAR_BYTES / cache_bytes_per_token(config, 4 if kind == "f32" else 2)
+
+
+def _keys_s(keys: float, near: float, near_s: float, far_s: float) -> float:
+    return near_s * min(keys, near) + far_s * max(0.0, keys - near)
+
+
+def _median(values: Sequence[float]) -> float | None:
+    """None of nothing, and of what disturbed differences leave no time at all."""
+    return (float(np.median(values)) or None) if values else None
 
 
 def _rising(points: Iterable[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
@@ -179,16 +235,22 @@ def _between(points: Sequence[tuple[float, float]], at: float) -> float:
 def part_seconds(config: ModelConfig, kind: Kind, rates: Rates, step: Step) -> Array:
     """Each of PARTS at the speed of the kernels [s]."""
     rows, sequences = sum(g.rows for g in step), sum(g.sequences for g in step)
+    keys, near = sum(g.keys for g in step), near_keys(config, kind)
+    chosen = sum(g.sequences for g in step if g.sampling != "none")
     weights, size = _head(config, kind)
     reading_s = size / _between(rates.read, size)
+    head_s = max(reading_s, weights * chosen / _between(rates.product, max(1, chosen)))
     return np.array([
         PYTHON_STEP_S,
         PYTHON_SEQUENCE_S * sequences,
-        PYTHON_PROMPT_S * sum(g.sequences for g in step if g.tokens > 1),
+        PYTHON_PROMPT_S * sum(g.admitted for g in step),
+        PYTHON_TOKEN_S * sum(g.admitted * (g.context + g.tokens) for g in step),
         rates.forward_s(rows),
-        max(reading_s, weights * sequences / _between(rates.product, sequences)),
-        rates.key_s * sum(g.keys for g in step),
+        head_s if chosen else 0.0,
+        rates.near_s * min(keys, near),
+        rates.far_s * max(0.0, keys - near),
         rates.pair_s * sum(g.pairs for g in step),
+        sum(rates.choice_s.get(g.sampling, 0.0) * g.sequences for g in step),
     ])  # fmt: skip
 
 

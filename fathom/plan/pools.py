@@ -260,7 +260,7 @@ def replica(setup: Setup, workload: Workload) -> Replica | None:
     if held.sequences(workload.input + workload.output) < dp:
         return None
     seats = min(held.sequences(workload.context), MOST_SEATS * dp)
-    knob = shipped().of(setup.shape.family, setup.engine, setup.device.name)
+    knob = shipped().of(setup.keys, setup.date)
     return Replica(
         setup, min(held.room, seats * workload.context), seats,
         decode=decode_curve(setup, workload.context, seats),

@@ -7,7 +7,7 @@ come from their `config.json` (families.py).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -104,13 +104,14 @@ class Moe:
 
 @dataclass(frozen=True)
 class Block:
-    """`count` layers that are alike. norms: parameters of one layer that are no matrix."""
+    """`count` layers that are alike. norms: parameters of one layer that are no matrix; wide: those of them in FP32."""
 
     count: int
     attention: Attention
     matrices: tuple[Matrix, ...]
     norms: int
     moe: Moe | None = None
+    wide: int = 0
 
     def elements(self, *parts: str) -> int:
         """Parameters of one layer, of these parts; all of them, norms too, if none is named."""
@@ -215,7 +216,7 @@ def _alike(one: Block, other: Block) -> bool:
 
 
 def _counted(block: Block, count: int) -> Block:
-    return Block(count, block.attention, block.matrices, block.norms, block.moe)
+    return replace(block, count=count)
 
 
 def _block(config: ModelConfig, layer: int) -> Block:
@@ -231,8 +232,9 @@ def _block(config: ModelConfig, layer: int) -> Block:
         )  # fmt: skip
     own = [w for w in weights(config) if w.layer == layer and w.part not in ("embedding", "head")]
     matrices = tuple(_matrix(config, weight) for weight in own if len(weight.shape) == 2)
-    norms = sum(weight.elements for weight in own if len(weight.shape) != 2)
-    return Block(1, attention, matrices, norms, moe)
+    norms = [weight for weight in own if len(weight.shape) != 2]
+    wide = sum(weight.elements for weight in norms if weight.fp32)
+    return Block(1, attention, matrices, sum(weight.elements for weight in norms), moe, wide)
 
 
 def _matrix(config: ModelConfig, weight: Weight) -> Matrix:

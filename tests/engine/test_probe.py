@@ -3,7 +3,6 @@
 import pytest
 
 from fathom.engine import probe as room
-from fathom.engine.limits import Step
 from fathom.engine.probe import (
     ATTENTION,
     DECODED,
@@ -12,6 +11,7 @@ from fathom.engine.probe import (
     Forward,
     Kernel,
     Probe,
+    Size,
     count_kernels,
     kernels,
     measure,
@@ -22,7 +22,7 @@ from tests.model.packing import open_model
 from tests.ops.conftest import library, native
 
 __all__ = ["library", "native"]
-STEPS = [Step(3, 1, 40), Step(1, 1, 7), Step(1, 24, 32), Step(1, 16, 0)]
+STEPS = [Size(3, 1, 40), Size(1, 1, 7), Size(1, 24, 32), Size(1, 16, 0)]
 
 
 class Ticks:
@@ -64,6 +64,16 @@ def test_a_chunk_is_measured_after_its_context_and_never_found_in_the_cache(step
     assert plans[-1].rows[0].token_ids != plans[-2].rows[0].token_ids
 
 
+@pytest.mark.parametrize("sampling", ["greedy", "drawn", "filtered"])
+def test_tokens_are_chosen_as_asked(sampling):
+    size = Size(2, 1, 20, sampling)
+    probe = Probe(tiny(), [size])
+    plans = watched(probe)
+    probe.sample(size)
+    params = plans[-1].rows[0].sampling.params
+    assert (params.temperature > 0.0, params.top_p < 1.0) == (sampling != "greedy", sampling == "filtered")
+
+
 def test_contexts_are_computed_once():
     probe = Probe(tiny(), STEPS)
     measure(probe, 1)
@@ -96,7 +106,7 @@ def test_a_clock_is_read_around_each_step():
 
 @pytest.mark.parametrize(
     ("step", "message"),
-    [(Step(1, 1, 250), "the model has 256"), (Step(2, 24, 0), "one sequence"), (Step(1, 24, 30), "whole pages")],
+    [(Size(1, 1, 250), "the model has 256"), (Size(2, 24, 0), "one sequence"), (Size(1, 24, 30), "whole pages")],
 )
 def test_what_cannot_be_measured_is_refused(step, message):
     with pytest.raises(ConfigError, match=message):
@@ -113,12 +123,13 @@ def test_a_profile_has_some_twenty_kernels(native, monkeypatch):
     monkeypatch.setattr(room, "FORWARD_ROWS", (1, 8))
     found = list(kernels(open_model(tiny(), "i8")))
     names = [kernel.name for kernel in found]
-    assert names == ["read"] + ["product"] * 4 + ["forward"] * 2 + ["attention"] * 6
+    assert names == ["read"] + ["product"] * 3 + ["forward"] * 2 + ["attention"] * 6 + ["drawn", "filtered"]
     assert all(kernel.seconds > 0.0 for kernel in found) and len(found) == count_kernels()
     assert found[0] == Kernel("read", 1e-5, bytes=1 << 16)
     longest = tiny().config.max_position_embeddings
-    assert [(k.sequences, k.tokens, k.context) for k in found[-6:]] == [
-        (s, t, min(c, longest - t)) for s, t, c in ATTENTION
+    assert longest < 2 * 256  # shorter than most of the contexts
+    assert [(k.sequences, k.tokens, k.context) for k in found[-8:-2]] == [
+        (s, min(t, 128), min(c, longest - min(t, 128))) for s, t, c in ATTENTION
     ]
 
 

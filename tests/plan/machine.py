@@ -9,7 +9,7 @@ import numpy as np
 
 from fathom.config import load_config
 from fathom.plan.calibrate import Machine, Point, Profile, calibrated, choose_points
-from fathom.plan.ownstep import Group, Kernel, Rates, Step, part_seconds
+from fathom.plan.ownstep import Group, Kernel, Rates, Step, near_keys, part_seconds
 
 CONFIG = load_config("nano")
 KERNELS = (
@@ -18,15 +18,20 @@ KERNELS = (
     *(Kernel("product", rows * 1e6 / rate, rows, multiply_adds=rows * 1e6) for rows, rate in ((1, 7e10), (64, 17e10))),
     *(Kernel("forward", s, rows) for rows, s in ((1, 9e-5), (4, 1.5e-4), (16, 5e-4), (64, 2e-3), (512, 1.6e-2))),
     Kernel("attention", 1e-4, 1, 1, 1000),
+    Kernel("attention", 1.6e-3, 8, 1, 1000),
     Kernel("attention", 3.1e-3, 1, 61, 1000),
+    Kernel("drawn", 5e-5),
+    Kernel("filtered", 9e-5),
 )
-FACTORS = np.array([-0.6, 0.7, 0.5, 0.1, 0.0, 0.4, 0.1])  # logarithms: the engine's parts over those of the kernels
+FACTORS = np.array([-0.6, 0.7, 0.5, 0.3, 0.1, 0.0, 0.2, 0.4, 0.1, 0.0])  # logarithms: engine over kernels
 MACHINE = Machine("a processor", 2, 1, "avx9", "1.2.3", "2.13")
 
 
 def seconds(step: Step, slower: float = 1.0) -> float:
     """What a step takes there [s]."""
-    return slower * float(part_seconds(CONFIG, "i8", Rates.of(KERNELS), step) @ np.exp(FACTORS))
+    return slower * float(
+        part_seconds(CONFIG, "i8", Rates.of(KERNELS, near_keys(CONFIG, "i8")), step) @ np.exp(FACTORS)
+    )
 
 
 def points(groups: Sequence[Group], noise: float, seed: int) -> list[Point]:
@@ -34,7 +39,8 @@ def points(groups: Sequence[Group], noise: float, seed: int) -> list[Point]:
     draw = np.random.default_rng(seed)
     taken = [seconds((g,)) * math.exp(noise * draw.standard_normal()) for g in groups]
     return [
-        Point(g.sequences, g.tokens, int(g.context), s, 0.9 * s, (s, s)) for g, s in zip(groups, taken, strict=True)
+        Point(g.sequences, g.tokens, int(g.context), s, 0.9 * s, (s, s), g.sampling)
+        for g, s in zip(groups, taken, strict=True)
     ]
 
 

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from fathom.errors import ConfigError
-from fathom.plan.drift import FEWEST_STEPS, Comparison, compare, drift, said
+from fathom.plan.drift import FEWEST_STEPS, Comparison, compare, compared, drift, said
 from fathom.plan.ownstep import Group, Step
 from tests.plan.machine import points, profile, seconds
 
@@ -66,5 +66,7 @@ def test_a_comparison_counts_errors_and_intervals() -> None:
     assert wrong.inside_share == 0.0 and wrong.median_error == pytest.approx(0.5, abs=0.1)
     assert [row.words for row in found.rows] == ["3 sequences", "7 sequences", "90 prompt tokens"]
     assert said(1, 1) == "1 sequence"
+    lines = list(compared("unseen", found))
+    assert "measured [ms]" in lines[0] and "100% in their interval" in lines[-1] and max(map(len, lines)) <= 120
     with pytest.raises(ConfigError, match="at least one"):
         compare(known, [])

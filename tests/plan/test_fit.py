@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from fathom.errors import ConfigError
 from fathom.layout import Layout
 from fathom.plan import families
-from fathom.plan.fit import fit, layouts
+from fathom.plan.fit import fit, layouts, read_layout, spelled, whole_blocks
 from fathom.plan.hardware import Catalogue
 
 CATALOGUE = Catalogue.read()
@@ -27,10 +28,15 @@ CATALOGUE = Catalogue.read()
         ("deepseek-v3", "4xb200", "nvfp4", True),
         ("deepseek-v3", "1xepyc_9654", "q4_k_m", True),
         ("deepseek-v3", "1xh200", "", False),
+        ("deepseek-v3", "8xh20", "", True),  # LMDeploy issue 2960: 83 GB of each, out of memory on eight H800
+        ("deepseek-v3", "8xmi300x", "", True),
+        ("deepseek-v3", "8xh100", "int4", True),
+        ("deepseek-v3", "4xb200", "bf16", False),
         ("llama-3.1-405b", "8xh100", "", False),
         ("llama-3.1-405b", "8xh100", "fp8", True),
         ("llama-3.1-70b", "1xh100", "", False),
-        ("llama-3.1-70b", "2xh100", "", False),
+        ("llama-3.1-70b", "2xh100", "", True),  # vllm issue 10517: with 20,000 tokens of context
+        ("llama-3.1-70b", "1xh200", "", False),
         ("llama-3.1-70b", "4xh100", "", True),
         ("gpt-oss-120b", "1xh100", "", True),
         ("qwen3-8b", "1xrtx4090", "", True),
@@ -43,6 +49,12 @@ def test_known_answers(model: str, on: str, precision: str, answer: bool) -> Non
     found = fit(families.find(model), device, count, precision=precision)
     assert found.fits is answer
     assert bool(found.changes) is not answer and (found.missing > 0) is not answer
+
+
+def test_kimi_k2_with_its_whole_context_takes_sixteen_h200_as_its_makers_say() -> None:
+    shape, device = families.find("kimi-k2"), CATALOGUE.find("h200")
+    answers = [fit(shape, device, n, context=131_072, layout=Layout(tp=n)).fits for n in (8, 16)]
+    assert answers == [False, True]
 
 
 def test_a_named_change_makes_it_fit() -> None:
@@ -58,6 +70,53 @@ def test_a_shorter_context_that_is_named_fits_and_a_longer_one_does_not() -> Non
     tokens = next(int(n[1]) for change in found.changes if (n := re.search(r"--context (\d+)", change)))
     assert fit(shape, device, 1, precision="fp8", context=tokens).fits
     assert not fit(shape, device, 1, precision="fp8", context=tokens + 512).fits
+
+
+def test_changes_go_from_small_to_large() -> None:
+    shape, device = families.find("deepseek-v3"), CATALOGUE.find("h20")
+    found = fit(shape, device, 8, context=55_000)
+    assert [change.split("--")[1].split(" ")[0] for change in found.changes][:2] == ["chunk", "cache"]
+    assert not fit(shape, device, 8, redundant=8, mtp=True).fits
+    assert any("copies" in change for change in fit(shape, device, 8, redundant=8).changes)
+
+
+def test_another_layout_is_the_first_change() -> None:
+    found = fit(families.find("deepseek-v3"), CATALOGUE.find("h20"), 8, layout=Layout(dp=8, ep=8))
+    assert not found.fits and found.changes[0].startswith("another layout (--layout tp8")
+
+
+def test_a_context_that_no_device_has_room_for_is_the_binding_term() -> None:
+    found = fit(families.find("llama-4-scout"), CATALOGUE.find("h200"), 8, context=10_000_000)
+    assert not found.fits and found.binding == "cache of one context"
+
+
+@pytest.mark.parametrize(
+    ("text", "layout"),
+    [
+        ("tp8", Layout(tp=8)),
+        ("tp=8", Layout(tp=8)),
+        ("TP8,PP2", Layout(tp=8, pp=2)),
+        ("dp8 ep8", Layout(dp=8, ep=8)),
+        ("dep8", Layout(dp=8, ep=8)),
+        ("dp4tp2ep8", Layout(dp=4, tp=2, ep=8)),
+    ],
+)
+def test_layouts_are_read_as_people_write_them(text: str, layout: Layout) -> None:
+    assert read_layout(text) == layout == read_layout(spelled(layout))
+
+
+@pytest.mark.parametrize("text", ["", "8", "tp", "tp8,tp4", "tq8", "tp0", "tp8;rm", "ep8", "tp9999999"])
+def test_a_layout_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        read_layout(text)
+
+
+def test_fp8_blocks_are_not_cut() -> None:
+    shape, device = families.find("deepseek-v3"), CATALOGUE.find("h100")
+    found = fit(shape, device, 32)
+    assert all(one.setup.layout.tp * one.setup.layout.pp * one.setup.layout.dp == 32 for one in found.tried)
+    assert not whole_blocks(replace(found.setup, layout=Layout(tp=32)))  # 2048 / 32 is half a block
+    assert whole_blocks(replace(found.setup, layout=Layout(tp=16)))
 
 
 def test_layouts_use_all_devices() -> None:

@@ -38,7 +38,7 @@ def test_a_product_takes_what_deepgemm_measured(m: int, n: int, k: int, tflops: 
 
 
 def test_one_tile_waits_for_memory_at_each_step_however_few_rows_it_has() -> None:
-    # InferSim, H800: 16 x 65536 with 128 x 65536 takes 60.9 us, thirty times its bytes at full bandwidth
+    # InferSim, H800: 16 x 65536 with 128 x 65536 takes 60.9 us, 22 times its bytes at full bandwidth
     assert gemm(H800, 16, 128, 65536) == pytest.approx(60.9e-6, rel=0.1)
     assert gemm(H800, 1, 128, 65536) == pytest.approx(gemm(H800, 16, 128, 65536), rel=0.01)
 

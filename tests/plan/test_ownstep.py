@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fathom.batching.plan import Plan, Row
+from fathom.batching.plan import Plan, Row, Sampling
+from fathom.batching.request import SamplingParams
 from fathom.config import load_config
 from fathom.errors import ConfigError
-from fathom.plan.ownstep import PARTS, Group, Kernel, Rates, part_seconds, place, step_of
+from fathom.plan.ownstep import KERNELS as KINDS
+from fathom.plan.ownstep import PARTS, Group, Kernel, Rates, near_keys, part_seconds, place, step_of
 
 CONFIG = load_config("nano")
 KERNELS = (
@@ -24,9 +26,13 @@ KERNELS = (
     Kernel("forward", 5e-4, 16),
     Kernel("forward", 8e-3, 256),
     Kernel("attention", 1e-4, 1, 1, 1000),
+    Kernel("attention", 1.6e-3, 8, 1, 1000),
     Kernel("attention", 3.1e-3, 1, 61, 1000),
+    Kernel("drawn", 5e-5),
+    Kernel("filtered", 9e-5),
 )
-RATES = Rates.of(KERNELS)
+NEAR = near_keys(CONFIG, "i8")
+RATES = Rates.of(KERNELS, NEAR)
 groups = st.builds(Group, st.integers(1, 64), st.integers(1, 512), st.floats(0, 1e5))
 
 
@@ -42,7 +48,9 @@ def test_keys_and_pairs_are_the_earlier_tokens_of_every_new_one(sequences: int, 
 
 
 def test_rates_are_what_the_kernels_took() -> None:
-    assert RATES.key_s == pytest.approx(1e-7)  # 1e-4 s for 1000 keys
+    assert pytest.approx(2**20 / (5 * (64 + 16) * 2)) == NEAR  # keys of five layers, 80 values of two bytes each
+    assert RATES.near_s == pytest.approx(1e-7)  # 1e-4 s for 1000 keys
+    assert RATES.far_s == pytest.approx((1.6e-3 - NEAR * 1e-7) / (8000 - NEAR))
     # the chunk: 1000 keys take 1e-4 s, the other 3e-3 s are 60 * 1000 + 61 * 60 / 2 pairs
     assert RATES.pair_s == pytest.approx(3e-3 / (60_000 + 1830))
     assert RATES.forward_s(16) == pytest.approx(5e-4) and RATES.forward_s(512) == pytest.approx(16e-3)
@@ -51,20 +59,20 @@ def test_rates_are_what_the_kernels_took() -> None:
 
 def test_a_disturbed_forward_is_held_to_several_smaller_ones() -> None:
     slow = [replace(k, seconds=1.0) if k.name == "forward" and k.sequences == 256 else k for k in KERNELS]
-    assert Rates.of(slow).forward_s(256) == pytest.approx(16 * 5e-4)
+    assert Rates.of(slow, NEAR).forward_s(256) == pytest.approx(16 * 5e-4)
     fast = [replace(k, seconds=1e-9) if k.name == "forward" and k.sequences == 256 else k for k in KERNELS]
-    assert Rates.of(fast).forward_s(256) == pytest.approx(5e-4)  # and never below a smaller one
+    assert Rates.of(fast, NEAR).forward_s(256) == pytest.approx(5e-4)  # and never below a smaller one
 
 
-@pytest.mark.parametrize("name", ["read", "product", "forward", "attention"])
+@pytest.mark.parametrize("name", KINDS)
 def test_a_missing_kernel_is_named(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
-        Rates.of([k for k in KERNELS if k.name != name])
+        Rates.of([k for k in KERNELS if k.name != name], NEAR)
 
 
 def test_attention_needs_both_single_tokens_and_chunks() -> None:
     with pytest.raises(ConfigError, match="chunks"):
-        Rates.of(KERNELS[:-1])
+        Rates.of([k for k in KERNELS if k.tokens == 1], NEAR)
 
 
 @given(groups)
@@ -82,9 +90,27 @@ def test_a_mixed_step_is_dearer_than_either_and_cheaper_than_both() -> None:
     assert max(seconds(decodes), seconds(chunk)) < both < seconds(decodes) + seconds(chunk)
 
 
+def test_a_choice_costs_what_it_costs_alone() -> None:
+    greedy, drawn, filtered, none = (seconds(Group(8, 1, 300, way)) for way in ("greedy", "drawn", "filtered", "none"))
+    assert drawn - greedy == pytest.approx(8 * 5e-5) and filtered - greedy == pytest.approx(8 * 9e-5)
+    assert none < greedy  # no head
+
+
+def test_only_a_prompt_that_begins_is_looked_up() -> None:
+    first, later = Group(1, 64, 512), Group(1, 64, 512, begins=False)
+    assert first.admitted == 1 and later.admitted == Group(4, 1, 99).admitted == 0
+    assert seconds(first) - seconds(later) == pytest.approx(1e-4 + 2e-7 * 576)
+
+
 def test_a_plan_becomes_its_rows() -> None:
-    plan = Plan(3, rows=(Row("a", (5,), 40, (0, 1, 2)), Row("b", (1, 2, 3), 0, (3,)), Row("c", (), 7, (4,))))
-    assert step_of(plan) == (Group(1, 1, 40), Group(1, 3, 0))
+    ways = {
+        "greedy": SamplingParams(temperature=0.0, top_p=0.5),
+        "drawn": SamplingParams(temperature=0.7),
+        "filtered": SamplingParams(temperature=0.7, top_k=5),
+    }
+    rows = [Row(way, (5,), 40, (0, 1, 2), Sampling(41, params)) for way, params in ways.items()]
+    plan = Plan(3, rows=(*rows, Row("b", (1, 2, 3), 0, (3,)), Row("c", (), 7, (4,))))
+    assert step_of(plan, {*ways}) == (*(Group(1, 1, 40, way, False) for way in ways), Group(1, 3, 0, "none", True))
     assert step_of(Plan(4)) == ()
 
 

@@ -75,7 +75,7 @@ def test_a_device_without_a_price_gives_a_plan_without_a_bill() -> None:
 
 def test_the_median_of_the_trial_lies_in_the_plans_interval_or_it_is_said() -> None:
     plan = found(ASK, SPLIT)
-    tried = trial(plan.chosen, ASK, rows=5000)
+    tried = trial(plan.chosen, ASK, rows=20_000)
     low, high = interval(plan.loaded.tpot_mean_s, step_of(plan.loaded).sd)
     inside = low <= tried.tpot.p50 <= high
     assert ("lies within" if inside else "OUTSIDE") in verdict(plan, tried)[0] and inside

@@ -17,7 +17,6 @@ from fathom.errors import ConfigError
 if TYPE_CHECKING:
     from fathom.model import Model
     from fathom.plan.calibrate import Point, Profile
-    from fathom.plan.drift import Comparison
     from fathom.plan.ownstep import Group
 
 NAME = "calibrate"
@@ -60,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     checks: list[Point] = []
     if args.check:
         groups = unseen_points(
-            model.config, profile.kind, profile.kernels, [g for p in profile.points for g in p.step],
+            model.config, profile.kind, profile.kernels, [p.group for p in profile.points],
             count=args.check, seed=args.seed, seconds=PREPARING * budget_s,
         )  # fmt: skip
         checks = take_points(model, groups, budget_s, args.seed + 1)
@@ -95,30 +94,32 @@ def take_profile(model: Model, name: str, points: int, budget_s: float, seed: in
 
 def take_points(model: Model, groups: Sequence[Group], budget_s: float, seed: int) -> list[Point]:
     """Steps of the engine, measured in turns; a line for each, then one for each further turn."""
-    from fathom.engine.limits import Step
-    from fathom.engine.probe import Probe, measure
+    from fathom.engine.probe import Probe, Size, measure
     from fathom.plan.calibrate import Point
     from fathom.plan.drift import said
 
-    steps = [Step(group.sequences, group.tokens, int(group.context)) for group in groups]
+    sizes = {Size(g.sequences, g.tokens, int(g.context), g.sampling): g for g in groups}
     counted = 0
 
-    def seen(step: Step, turn: int, seconds: float) -> None:
+    def seen(size: Size, turn: int, seconds: float) -> None:
         nonlocal counted
         counted += 1
         if turn == 0:
-            what = said(step.sequences, step.tokens)
-            _say(f"step {counted} of {len(steps)}: {what} after {step.context:,}, {1e3 * seconds:.3f} ms")
-        elif counted % len(steps) == 0:
+            what = said(size.sequences, size.tokens, sizes[size].sampling)
+            _say(f"step {counted} of {len(sizes)}: {what} after {size.context:,}, {1e3 * seconds:.3f} ms")
+        elif counted % len(sizes) == 0:
             _say(f"turn {turn + 1}")
 
-    samples = measure(Probe(model, steps, seed=seed), MOST_ROUNDS, seconds=budget_s, seen=seen)
-    return [Point(s.step.sequences, s.step.tokens, s.step.context, s.seconds, s.logged_s, s.samples) for s in samples]
+    samples = measure(Probe(model, tuple(sizes), seed=seed), MOST_ROUNDS, seconds=budget_s, seen=seen)
+    return [
+        Point(g.sequences, g.tokens, int(g.context), s.seconds, s.logged_s, s.samples, g.sampling)
+        for g, s in zip(sizes.values(), samples, strict=True)
+    ]
 
 
 def report(profile: Profile, out: str, checks: Sequence[Point]) -> Iterator[str]:
     """The lines that a person reads."""
-    from fathom.plan.drift import compare
+    from fathom.plan.drift import compare, compared
 
     machine = profile.machine
     where = f"{machine.processor}: {machine.threads} threads, {machine.kernels} kernels"
@@ -131,22 +132,6 @@ def report(profile: Profile, out: str, checks: Sequence[Point]) -> Iterator[str]
             yield ""
             yield from compared(title, compare(profile, points))
     yield f"\nwritten to {out}"
-
-
-def compared(title: str, found: Comparison) -> Iterator[str]:
-    """Measured beside predicted."""
-    from fathom.plan.report import table
-
-    head = (title, "context [tokens]", "measured [ms]", "predicted [ms]", "80 % interval [ms]", "error")
-    yield from table(head, [
-        (
-            row.words, f"{row.context:,}", f"{1e3 * row.measured.value:,.3f}", f"{1e3 * row.predicted.value:,.3f}",
-            f"{1e3 * (row.predicted.low or 0):,.3f} to {1e3 * (row.predicted.high or 0):,.3f}", f"{row.error:+.1%}",
-        )
-        for row in found.rows
-    ])  # fmt: skip
-    inside = f"{found.inside_share:.0%} in their interval"
-    yield f"  median error {found.median_error:.1%}, largest {found.largest_error:.1%}; {inside}"
 
 
 def _say(line: str) -> None:

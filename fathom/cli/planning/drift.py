@@ -59,11 +59,14 @@ def steps(log: str, left_out: list[int]) -> Iterator[tuple[Step, float]]:
     from fathom.engine.record import read_steps
     from fathom.plan.ownstep import step_of
 
+    known: set[str] = set()
     for record in read_steps(log):
         plan = record.plan
+        step = step_of(plan, known)
+        known.update(row.request_id for row in plan.rows)
         if plan.spills or plan.restores or any(row.drafts or row.propose for row in plan.rows):
             left_out.append(plan.step)
-        elif step := step_of(plan):
+        elif step:
             yield step, record.step_s
 
 

@@ -22,6 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", type=float, default=0.0, metavar="C", help="tokens before these (default: 0)")
     parser.add_argument("--tokens", type=int, default=0, metavar="T", help="of a prompt that is read too")
     parser.add_argument("--cached", type=float, default=0.0, metavar="C", help="tokens of it in the cache (default: 0)")
+    parser.add_argument(
+        "--sampling", choices=("greedy", "drawn", "filtered"), default="greedy",
+        help="how tokens are chosen: the likeliest (default), with a temperature, or with top_p and such too",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -32,9 +36,9 @@ def run(args: argparse.Namespace) -> int:
 
     profile = read_profile(Path(args.profile))
     batch = args.batch if args.batch is not None else (0 if args.tokens else 1)
-    groups = [Group(batch, 1, args.context)] if batch or not args.tokens else []
+    groups = [Group(batch, 1, args.context, args.sampling)] if batch or not args.tokens else []
     if args.tokens:
-        groups.append(Group(1, args.tokens, args.cached))
+        groups.append(Group(1, args.tokens, args.cached, args.sampling))
     step = tuple(groups)
     found, shares = predict(profile, step), breakdown(profile, step)
     rate = batch / found.value

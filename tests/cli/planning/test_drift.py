@@ -8,13 +8,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fathom.batching.plan import Plan, Row, Sampled
+from fathom.batching.plan import Plan, Row, Sampled, Sampling
+from fathom.batching.request import SamplingParams
 from fathom.cli import main
 from fathom.engine.record import LogHeader, StepLog, StepRecord
 from fathom.plan.calibrate import write_profile
 from fathom.plan.ownstep import step_of
 from tests.plan.machine import profile, seconds
 
+GREEDY = Sampling(1, SamplingParams(temperature=0.0))
 HEADER = LogHeader(config="abc", probe="p", kind="i8", numerics="exact", page_tokens=16, num_pages=9)
 
 
@@ -28,9 +30,11 @@ def log(path: Path, slower: float, header: LogHeader = HEADER) -> str:
     """Forty steps of three sequences, and two that guess, which take far longer."""
     written = StepLog(path, header)
     for i in range(42):
-        rows = tuple(Row(name, (1,), 100 + i, (0,), propose=int(i > 39)) for name in "abc")
+        rows = tuple(Row(name, (1,), 100 + i, (0,), GREEDY, propose=int(i > 39)) for name in "abc")
         plan = Plan(i, rows=rows)
-        written.write(StepRecord(plan, (Sampled((1,)),), 0.9 * slower * seconds(step_of(plan)) * (9 if i > 39 else 1)))
+        written.write(
+            StepRecord(plan, (Sampled((1,)),), 0.9 * slower * seconds(step_of(plan, "abc")) * (9 if i > 39 else 1))
+        )
     return str(path)
 
 

@@ -30,8 +30,9 @@ def test_it_fits_on_eight_h200_and_the_sums_are_right(capsys: pytest.CaptureFixt
     [
         (["deepseek-v33", "--on", "8xh100"], "deepseek-v3"),
         (["deepseek-v3", "--on", "8xh10"], "h100"),
-        (["deepseek-v3", "--on", "8xh200", "--layout", "tp8"], "tp=8"),
+        (["deepseek-v3", "--on", "8xh200", "--layout", "8"], "tp8"),
         (["deepseek-v3", "--on", "8xh200", "--layout", "tp=3"], "3"),
+        (["deepseek-v3", "--on", "8xh200", "--chunk", "0"], "at least 1"),
         (["deepseek-v3", "--on", "8xh200", "--context", "0"], "at least 1"),
     ],
 )
