@@ -12,9 +12,20 @@ HELP = (
     "error of each prediction. Only `calibrate` loads weights, and measures."
 )
 WORKS = (
-WORKS = (
-    "fit", "serve", "train", "demand", "think", "crossover", "scaling", "calibrate", "step", "drift", "validate", "deploy", "web",
-)  # fmt: skip
+    "fit",
+    "serve",
+    "train",
+    "demand",
+    "think",
+    "crossover",
+    "scaling",
+    "calibrate",
+    "step",
+    "drift",
+    "validate",
+    "deploy",
+    "web",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -138,8 +138,7 @@ def test_the_address_holds_what_was_changed_and_brings_it_back(page: Page, plann
     says, address = page.locator("#demand .says").inner_text(), page.url
     assert says.startswith("4,000,000 users a day")
     page.goto("about:blank")
-    page.goto(address)
-    settled(page)
+    opened(page, planner, address.partition("?")[2])
     assert [page.locator(f"#in-users{end}").input_value() for end in ("-low", "", "-high")] == ["3M", "4M", "4M"]
     assert page.locator("#demand .says").inner_text() == says
     page.get_by_role("button", name="Reset").click()
@@ -190,7 +189,9 @@ def test_a_plot_is_kept_as_csv_json_and_png(shown: Page) -> None:
 @pytest.mark.parametrize("plot", ["memory", "pareto", "cost", "training-bill", "demand-tokens", "tornado", "crossover"])
 def test_each_plot_is_drawn_and_has_its_table(shown: Page, plot: str) -> None:
     figure = shown.locator(f"#figure-{plot}")
-    inked = "(c) => new Set(new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer)).size"
+    inked = (
+        """(c) => new Set(new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer)).size"""
+    )
     assert figure.locator("canvas").evaluate(inked) > 10
     assert figure.locator(".plot").get_attribute("role") == "img"
     assert "The figures are in the table below." in (figure.locator(".plot").get_attribute("aria-label") or "")
@@ -230,7 +231,9 @@ def test_every_input_has_a_name_and_every_heading_its_place(shown: Page) -> None
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1400, "dark")])
 def test_it_fits_small_and_dark_screens(chromium: Browser, planner: str, width: int, scheme: Any) -> None:
-    context = chromium.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, reduced_motion="reduce")
+    context = chromium.new_context(
+        viewport={"width": width, "height": 800}, color_scheme=scheme, reduced_motion="reduce"
+    )
     page, watched = context.new_page(), Watched(planner)
     watched.follow(page)
     page.add_init_script("window.violations = []")

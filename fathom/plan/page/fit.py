@@ -20,7 +20,9 @@ from fathom.plan.shape import Shape
 USES = ("model", "gpu", "gpus", "precision", "cache", "in", "out", "mtp")
 OTHERS = ("h100_sxm", "h200_sxm", "b200_sxm", "mi300x")  # to compare with, as many as were asked for
 OPTION = re.compile(r" \(--[^)]*\)")  # how the command line says it
+MOST = 4  # changes that are said
 MARK = "#a2191f"
+BESIDE = {"runtime": ("runtime", "exchange buffers"), "activations": ("activations", "logits")}
 
 
 def answer(asked: Asked) -> Answer:
@@ -44,7 +46,7 @@ def answer(asked: Asked) -> Answer:
         says = f"Yes: {shape.name} fits on {machine}, with {room}."
     else:
         says = f"No: {shape.name} does not fit on {machine}: {digits(found.missing / 1e9)} GB are missing on each."
-        changes = [OPTION.sub("", change) for change in found.changes]
+        changes = [OPTION.sub("", change) for change in found.changes][:MOST]
         lines.append(f"What would help: {', or '.join(changes) or 'none of the single changes that were tried'}.")
     rows = list(_rows(shape, device, count, how))
     return Answer(says, "yes" if found.fits else "no", _numbers(found, shape), lines, (_bars(rows),), (_parts(found),))
@@ -65,11 +67,10 @@ def _binding(found: Fit) -> str:
 
 def _numbers(found: Fit, shape: Shape) -> list[tuple[str, Quantity]]:
     held = found.memory
-    weights = sum(size for part, size in held.parts.items() if part not in ("runtime", "activations"))
     left = held.capacity - held.used
     return [
-        ("Weights of a device", Quantity(weights / 1e9, "GB", "with embedding, head and drafts")),
-        ("Runtime and activations", Quantity((held.used - weights) / 1e9, "GB", "reserve, and a chunk of prompts")),
+        ("Weights of a device", Quantity(held.weights / 1e9, "GB", "with embedding, head and drafts")),
+        ("Runtime and activations", Quantity((held.used - held.weights) / 1e9, "GB", "reserve, a chunk of prompts")),
         ("Left for the cache", Quantity(left / 1e9, "GB", "of each device; below 0: too much", bound="memory")),
         ("Cache of a token", Quantity(held.token_bytes / 1e3, "kB", "on one device")),
         ("Tokens that fit", Quantity(min(held.room, 1e18), "tokens", "in the cache of all devices together")),
@@ -107,7 +108,7 @@ def _bars(rows: list[tuple[str, Fit]]) -> Plot:
         series.append(Series(name, points, "bars", low, high))
         notes[name] = tuple(f"{digits(size)} GB" for size in sizes)
         reached = list(high)
-    limits = tuple((float(i), found.setup.device.memory_gb) for i, (_, found) in enumerate(rows))
+    limits = tuple((float(i), found.setup.device.driver_bytes / 1e9) for i, (_, found) in enumerate(rows))
     series.append(Series("memory of the device", limits, "dots", colour=MARK))
     chart = Chart("Memory of one device", "", "memory [GB]", tuple(series), tuple(n for n, _ in rows), sideways=True)
     return Plot("memory", chart, notes)
@@ -118,13 +119,13 @@ def _size(held: Memory, name: str) -> float:
     if name == "room for the cache":
         return max(0.0, held.capacity - held.used)
     if name == "other weights":
-        return sum(size for part, size in held.parts.items() if part not in ("experts", "runtime", "activations"))
-    return held.parts.get(name, 0.0)
+        return held.weights - held.parts.get("experts", 0.0)
+    return sum(held.parts.get(part, 0.0) for part in BESIDE.get(name, (name,)))
 
 
 def _parts(found: Fit) -> Table:
     held = found.memory
     rows: list[tuple[object, ...]] = [(part.replace("_", " "), size / 1e9) for part, size in held.parts.items()]
     rows += [("in all", held.used / 1e9), ("what engines dare to use", held.capacity / 1e9),
-             ("memory", found.setup.device.memory_gb)]  # fmt: skip
+             ("memory", found.setup.device.driver_bytes / 1e9)]  # fmt: skip
     return Table("The fullest device, part by part", ("part", "GB"), tuple(rows))

@@ -60,5 +60,5 @@ def test_what_cannot_be_reached_is_refused_at_its_input() -> None:
         answer(of(tpot="0.6"))
     assert caught.value.param == "tpot"
     with pytest.raises(RequestError, match="no layout has room") as caught:
-        answer(of(model="llama-3.1-70b"))
+        answer(of(model="llama-3.1-405b"))
     assert caught.value.param == "gpu"
