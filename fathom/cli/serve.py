@@ -191,7 +191,8 @@ def block(started: Started, *, keys: bool) -> str:
     key = "asked for" if keys else "none (this machine only)"
     return (
         f"\n  Ready in {started.seconds:.1f} s   {facts.parameters:,} parameters, context {facts.context:,} tokens\n"
-        f"    Chat page     {started.url}/      planner: {started.url}/plan\n"
+        f"    Chat page     {started.url}/\n"
+        f"    Planner       {started.url}/plan\n"
         f"    OpenAI API    {started.url}/v1     model: {started.model}     key: {key}\n"
         f"    Try           fathom chat   ·   fathom doctor\n"
         "  Ctrl-C stops."
