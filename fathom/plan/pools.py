@@ -106,6 +106,12 @@ class Choices:
     split: tuple[bool, ...] = (False, True)
     engine: str = ""
 
+    def __post_init__(self) -> None:
+        known = sorted(key.removeprefix("engine ") for key in shipped().added if key.startswith("engine "))
+        if self.engine and self.engine not in known:
+            named = [name for name in known if name]
+            raise ConfigError(f"engine {self.engine!r} was never measured; use {', '.join(named)}, or none.")
+
 
 def setups(shape: Shape, device: Device, choices: Choices, config: ModelConfig | None = None) -> Iterator[Setup]:
     """Every way to lay out one replica, whether it fits or not.
