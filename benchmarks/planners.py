@@ -77,10 +77,10 @@ def left_out(rows: Sequence[dict[str, str]]) -> tuple[dict[str, float], list[Cas
     catalogue = Catalogue.read()
     cases = refit.cases(rows, catalogue)
     knobs = refit.refit(rows, catalogue)
-    pools = {"tpot": refit.tpot_pool(cases, 2.718281828**knobs.memory), "ttft": refit.ttft_pool(cases, knobs)}
+    pools = {"tpot": refit.tpot_pool(cases, knobs), "ttft": refit.ttft_pool(cases, knobs)}
     found: dict[str, float] = {}
     for metric, pool in pools.items():
-        own = [c for c in cases if c.metric.startswith(metric) and (metric == "tpot" or c.way == "aggregated")]
+        own = [c for c in cases if c.metric.startswith(metric)]
         found |= dict(zip((c.id for c in own), pool.left_out(), strict=True))
     return found, [one for one in cases if one.way == "aggregated"]
 

@@ -84,6 +84,9 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise InputError(f"{name!r} is not a fathom command{nearest(name, COMMANDS)}; see `fathom --help`.")
+    for word in rest:
+        if word.startswith("--") and word.endswith("=--"):  # argparse would drop the value
+            raise InputError(f"{word} has no value; see `fathom {name} --help`.")
     command: Any = importlib.import_module(f"fathom.cli.{name}")
     parser = Parser(prog=f"fathom {name}", description=command.HELP, allow_abbrev=False)
     command.add_arguments(parser)

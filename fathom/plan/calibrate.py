@@ -153,7 +153,7 @@ def write_profile(profile: Profile, path: Path) -> None:
 def read_profile(path: Path) -> Profile:
     """A profile that was written before. Raises: ConfigError: it is none, is damaged, or is of another version."""
     facts = read_json(path)
-    if facts.get("format") != FORMAT:
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise ConfigError(f"{path} is not a device profile; `fathom plan calibrate --out {path.name}` writes one.")
     if facts.get("version") != VERSION:
         raise ConfigError(f"{path} is of version {facts.get('version')}; this fathom reads {VERSION}. Calibrate again.")

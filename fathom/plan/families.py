@@ -40,7 +40,7 @@ def find(name_or_path: str | Path) -> Shape:
     if name in others:
         return from_dict(others[name], name)
     path = Path(name_or_path)
-    if not path.exists():
+    if not is_there(path):
         raise ConfigError(
             f"{name} is neither a preset nor a file{nearest(name, known())}; give a config.json, its directory, or one "
             f"of {', '.join(known())}."
@@ -49,8 +49,18 @@ def find(name_or_path: str | Path) -> Shape:
     return from_dict(read_json(file), file.parent.name or str(file))
 
 
-def from_dict(table: Mapping[str, Any], name: str) -> Shape:
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or directory; no name that a file cannot have is one."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def from_dict(table: Any, name: str) -> Shape:
     """The shape that a `config.json` describes; of a model with pictures, its text part."""
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{name} holds no table of a model's settings; give a config.json of Hugging Face.")
     if isinstance(table.get("text_config"), Mapping):
         table = {**table["text_config"], **{k: v for k, v in table.items() if k == "quantization_config"}}
     kind = str(table.get("model_type", "")).removesuffix("_text")
@@ -110,6 +120,8 @@ def _layer(reader: _Reader, kind: str, layer: int) -> Block:
         matrices += _swiglu(hidden, moe.width, "experts", moe.experts, moe.chosen)
         if moe.shared_width:
             matrices += _swiglu(hidden, moe.shared_width, "shared_experts")
+    if moe and kind in ("gpt_oss", "minimax_m2"):
+        norms += moe.experts  # the router's bias
     return Block(1, attention, tuple(matrices), norms + 2 * hidden, moe)
 
 
@@ -126,8 +138,12 @@ def _heads(reader: _Reader, kind: str, layer: int) -> tuple[Attention, list[Matr
         Matrix("v_proj", kv_heads * size, hidden, "attention"),
         Matrix("o_proj", hidden, heads * size, "attention"),
     ]
-    bias = (heads + 2 * kv_heads) * size if kind in ("qwen2", "gpt_oss") else 0
-    return attention, matrices, bias + (2 * size if kind.startswith("qwen3") else 0)
+    vectors = {
+        "qwen2": (heads + 2 * kv_heads) * size,
+        "gpt_oss": (heads + 2 * kv_heads) * size + hidden + heads,  # biases, and a sink for each head
+        "minimax_m2": (heads + kv_heads) * size,  # norms of all queries and all keys
+    }
+    return attention, matrices, vectors.get(kind, 2 * size if kind.startswith("qwen3") else 0)
 
 
 def _linear(reader: _Reader, kind: str, layer: int) -> tuple[Attention, list[Matrix], int]:
@@ -154,7 +170,8 @@ def _moe(reader: _Reader, kind: str, layer: int) -> Moe | None:
         return None
     width = reader.count(*_WIDTH)
     shared = reader.count("shared_expert_intermediate_size", default=width if kind == "llama4" else 0, least=0)
-    return Moe(reader.count(*_EXPERTS), reader.count("num_experts_per_tok"), width, shared_width=shared)
+    bias = 2 * width + reader.count("hidden_size") if kind == "gpt_oss" else 0
+    return Moe(reader.count(*_EXPERTS), reader.count("num_experts_per_tok"), width, shared_width=shared, bias=bias)
 
 
 def _swiglu(hidden: int, width: int, part: Any, copies: int = 1, met: int = 1) -> list[Matrix]:

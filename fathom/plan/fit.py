@@ -32,7 +32,7 @@ CACHE = "cache of one context"
 class Fit:
     """An answer. setup: the layout that leaves most room, or comes nearest. contexts: of `context` tokens at a time.
 
-    binding: the largest term on a device. changes: single changes that would make it fit, the smallest first. tried:
+    binding: the largest part on a device. changes: single changes that would make it fit, the smallest first. tried:
     the best layouts, this one first, with what they hold and the contexts they have room for.
     """
 
@@ -51,6 +51,11 @@ class Fit:
     def one(self) -> float:
         """Bytes of one context on a device [B]."""
         return self.context * self.memory.token_bytes + self.memory.state_bytes
+
+    @property
+    def bound(self) -> str:
+        """What sets the answer: the largest part, or the cache of one context where that is larger still."""
+        return CACHE if self.one > self.memory.parts[self.binding] else self.binding
 
     @property
     def missing(self) -> float:
@@ -152,8 +157,7 @@ class _Asked:
         setup = replace(self.base, layout=layout)
         held = memory(setup, chunk=self.chunk)
         contexts = held.sequences(self.context)
-        terms = held.parts | {CACHE: self.context * held.token_bytes + held.state_bytes}
-        largest = max(terms, key=lambda part: terms[part])
+        largest = max(held.parts, key=lambda part: held.parts[part])
         return Fit(contexts >= 1, setup, self.count, self.context, held, contexts, largest, chunk=self.chunk)
 
     def works(self) -> bool:

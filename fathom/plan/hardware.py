@@ -122,18 +122,21 @@ class Catalogue(Mapping[str, Device]):
     def find(self, text: str) -> Device:
         """The device that `text` names. Raises: ConfigError: none does."""
         plain = _plain(text)
-        name = self._spellings.get(plain) or self._longest(plain)
+        name = self._spellings.get(plain) or self._longest(text)
         if name is None:
             raise ConfigError(f"device {text!r} is not known{nearest(text, self)}; use one of {', '.join(self)}.")
         return self._devices[name]
 
-    def _longest(self, plain: str) -> str | None:
-        """The longest spelling at the head of a text, such as h200sxm in h200sxm141gb8x."""
-        heads = [spelling for spelling in self._spellings if plain.startswith(spelling) and len(spelling) > 2]
-        return self._spellings[max(heads, key=len)] if heads else None
+    def _longest(self, text: str) -> str | None:
+        """The longest spelling at the head of a text that ends with a word, such as H200 SXM in H200 SXM 141GB 8x."""
+        words = re.findall(r"[A-Za-z]+\d*|\d+[A-Za-z]*", text)
+        heads = (_plain("".join(words[:end])) for end in range(len(words), 0, -1))
+        return next((self._spellings[head] for head in heads if len(head) > 2 and head in self._spellings), None)
 
     def counted(self, text: str) -> tuple[int, Device]:
         """(how many, which) of a text such as `8xh100`; one if it says no number."""
+        if "+" in text:
+            raise ConfigError(f"{text!r} names devices of two kinds; a replica is planned on one, such as 8xh100.")
         match = COUNTED.fullmatch(text.strip())
         if match is None or (match[1] is not None and not int(match[1])):
             raise ConfigError(f"{text!r} names no device; write it like 8xh100.")

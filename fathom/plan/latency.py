@@ -20,8 +20,8 @@ from fathom.errors import ConfigError
 from fathom.layout import Layout
 from fathom.plan import exchange, kernels
 from fathom.plan.hardware import Device
-from fathom.plan.knobs import Knob, Knobs, shipped
-from fathom.plan.precision import PRECISIONS, Precision, precision
+from fathom.plan.knobs import Knobs, shipped, years
+from fathom.plan.precision import PRECISIONS, Peak, Precision, precision
 from fathom.plan.shape import Block, Shape
 
 CACHE_BYTES = {"bf16": 2.0, "fp8": 1.0}
@@ -29,12 +29,13 @@ CACHE_BYTES = {"bf16": 2.0, "fp8": 1.0}
 LATENT_FP8 = 656 / 576
 COMPUTE_SHARE = 0.7  # of what the best large product reaches, for products of a few hundred rows
 BLEND = 2.5  # exponent of the smooth maximum of compute and reading
-#: Two micro-batches: what exchange and compute lose by sharing the device's cores (20 of 132 in DeepSeek-V3, 3.2.2).
+#: What exchange takes of the cores that compute beside it, while prompts are read: 20 of 132 (DeepSeek-V3, 3.2.2).
 SHARED_CORES = 20 / 132
 WAIT = 0.07  # standard deviation of the time of a rank's step, relative: sequences, lengths and experts differ
-PASS_BYTES = 40  # read and written between products, for each value of a token's width, in a layer
-HOST_S = 15e-6  # of a step, for each sequence: scheduling, sampling, text
-SUMS_S = 30e-6  # of a layer's time, the two sums of its tp ranks; none where attention is data-parallel
+#: Read and written between products, in a layer: for each value of a token's width (two norms with their residuals and
+#: quantised copies, query, keys, output), of a row that goes to an expert (gathered in FP8, added up in BF16), and of
+#: the gate and up products of an expert (BF16, activated, quantised).
+PASS_BYTES, ROW_BYTES, GATE_BYTES = 24, 6, 10
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,10 @@ class Setup:
     """One replica: a model on devices in a layout.
 
     Fields: precision: of the weights; "" as the checkpoint has them. engine: whose measurements tell of it, "" for the
-            mean of all. mtp: tokens drafted per step, each accepted with `acceptance`. overlap: two micro-batches, one
-            computes while the other exchanges. redundant: copies of busy experts per layer. balancedness: mean load of
-            the ranks over that of the busiest; None: what `balanced` takes.
+            mean of all; date: of its version, such as 2026-02, "" for the middle of those measured. mtp: tokens drafted
+            per step, each accepted with `acceptance`. overlap: two micro-batches, one computes while the other
+            exchanges. redundant: copies of busy experts per layer. balancedness: mean load of the ranks over that of
+            the busiest; None: what `balanced` takes.
     """
 
     shape: Shape
@@ -58,6 +60,7 @@ class Setup:
     overlap: bool = False
     redundant: int = 0
     balancedness: float | None = None
+    date: str = ""
 
     def __post_init__(self) -> None:
         if self.cache not in CACHE_BYTES:
@@ -70,6 +73,7 @@ class Setup:
             raise ConfigError(f"mtp is {self.mtp} and redundant {self.redundant}; neither may be below 0.")
         if self.balancedness is not None and not 0 < self.balancedness <= 1:
             raise ConfigError(f"balancedness is {self.balancedness:g}; it must be above 0, and at most 1.")
+        years(self.date)
 
     @property
     def devices(self) -> int:
@@ -80,6 +84,20 @@ class Setup:
     def weights(self) -> Precision:
         """How the weights are stored."""
         return precision(self.precision or self.shape.precision)
+
+    @property
+    def runs_at(self) -> Peak:
+        """The peak of its products: a device without FP4 widens such weights to BF16 first."""
+        narrow = self.weights.peak == "fp4" and self.device.fp4_tflops is None
+        return "bf16" if narrow else self.weights.peak
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What its knobs are named by."""
+        return (
+            f"family {self.shape.family}", f"engine {self.engine}", f"device {self.device.name}",
+            f"precision {self.weights.name}",
+        )  # fmt: skip
 
     @property
     def accepted(self) -> float:
@@ -140,22 +158,22 @@ def decode_step(setup: Setup, sequences: float, context: float, knobs: Knobs | N
     """
     if not (sequences > 0 and context > 0):
         raise ConfigError(f"{sequences:g} sequences at {context:g} tokens; both must be above 0.")
-    knob = (knobs or shipped()).of(setup.shape.family, setup.engine, setup.device.name)
+    knob = (knobs or shipped()).of(setup.keys, setup.date)
     layout, shape, device = setup.layout, setup.shape, setup.device
     tokens = sequences * (1 + setup.mtp)
     dense, experts = weights_work(setup, tokens)
     if setup.overlap:  # each micro-batch reads the weights anew
         dense, experts = (Work(work.flops, 2 * work.bytes) for work in (dense, experts))
     lane = sequences / layout.dp
-    peak = device.peak(setup.weights.peak) * kernels.matmul_share(device) * COMPUTE_SHARE
+    peak = device.peak(setup.runs_at) * kernels.matmul_share(device) * COMPUTE_SHARE
     read = device.memory_bytes_per_s * knob.memory
     parts = [
-        Part("layers", shape.layers * _layer_s(setup, knob), bound="launches"),
+        Part("layers", shape.layers * knob.layer_s, bound="launches"),
         _product("dense products", dense, peak, read),
         _product("experts", experts, peak, read),
         attention(setup, lane, context, knob.memory),
         _passes(setup, tokens / layout.dp),
-        Part("host", HOST_S * lane, bound="host"),
+        Part("host", knob.host_s * lane, bound="host"),
         *exchanges(setup, tokens),
     ]
     if setup.mtp and shape.mtp:
@@ -174,7 +192,7 @@ def prefill_step(
         raise ConfigError(
             f"{tokens:g} tokens in prompts of {prompt:g} after {cached:g}; the first two must be above 0."
         )
-    knob = (knobs or shipped()).of(setup.shape.family, setup.engine, setup.device.name)
+    knob = (knobs or shipped()).of(setup.keys, setup.date)
     layout, shape, device = setup.layout, setup.shape, setup.device
     prompts = max(1e-9, tokens / layout.dp / prompt)
     seconds = sum(
@@ -184,19 +202,20 @@ def prefill_step(
     )
     flops = sum(b.count * tokens * b.attention.flops(cached + prompt / 2) for b in shape.blocks) / setup.devices
     parts = [
-        Part("layers", shape.layers * _layer_s(setup, knob), bound="launches"),
+        Part("layers", shape.layers * knob.layer_s, bound="launches"),
         *products(setup, tokens / (2 if setup.overlap else 1), 2 if setup.overlap else 1),
         Part("attention", seconds, flops=flops, bound="compute"),
         _passes(setup, tokens / layout.dp),
         *exchanges(setup, tokens, prompts_only=True),
     ]  # fmt: skip
-    return _joined(setup, parts, knob.sd)
+    return _joined(setup, parts, knob.sd, shared=SHARED_CORES)
 
 
 def products(setup: Setup, tokens: float, times: int) -> Iterable[Part]:
     """Products of a step that reads prompts, on the busiest rank, by the laws of kernels.py. Args: times: each."""
     dense = routed = flops = more = 0.0
     kind, layout = setup.weights, setup.layout
+    experts = kind.name if setup.runs_at == kind.peak else "int4"
     rest = kind.rest if kind.experts_only and setup.shape.moe else kind.name
     lane, ranks = tokens / layout.dp, layout.dp * layout.tp
     for block in setup.shape.blocks:
@@ -206,7 +225,7 @@ def products(setup: Setup, tokens: float, times: int) -> Iterable[Part]:
                 met = max(1e-9, min(held, block.moe.met_by(tokens) / layout.ep))
                 rows = tokens * m.met / layout.ep / setup.balanced
                 wide = max(1.0, m.rows * layout.ep / ranks)
-                routed += block.count * kernels.grouped_gemm(setup.device, met, rows, wide, m.columns, kind.name)
+                routed += block.count * kernels.grouped_gemm(setup.device, met, rows, wide, m.columns, experts)
                 more += block.count * 2.0 * rows * wide * m.columns
             else:
                 name = rest if m.quantised else "bf16"
@@ -291,21 +310,30 @@ def exchanges(setup: Setup, tokens: float, *, prompts_only: bool = False) -> Ite
             size += each * row * moe.chosen
         busiest = 1.0 / setup.balanced if prompts_only else 1.0
         yield Part("all-to-all", seconds * shape.moe_layers * busiest, bytes=size * shape.moe_layers, bound="network")
-    if layout.tp > 1 and prompts_only:  # in a decode step they are part of the time of a layer
+    if layout.ep == 1 and layout.dp > 1 and shape.moe:  # each rank has a slice of every expert, so it sees all tokens
+        size = tokens * shape.hidden
+        each = exchange.all_gather(device, layout.dp * layout.tp, size) + exchange.all_gather(
+            device, layout.dp * layout.tp, 2.0 * size
+        )
+        yield Part("gather", shape.moe_layers * each, bytes=3 * size * shape.moe_layers, bound="network")
+    if layout.tp > 1:
         size = tokens / layout.dp * shape.hidden * 2.0
         each = exchange.all_reduce(device, layout.tp, size)
         yield Part("all-reduce", 2 * shape.layers * each, bytes=2 * shape.layers * size, bound="links")
 
 
 def _passes(setup: Setup, tokens: float) -> Part:
-    """Norms, activations, quantisation, rotary embedding and residuals of a rank's tokens; launches not counted."""
-    size = setup.shape.layers * PASS_BYTES * setup.shape.hidden * tokens / setup.layout.tp
+    """Norms, activations, quantisation, rotary embedding and residuals of a dp rank's tokens; rows of experts that are
+    gathered, activated and added up. Launches not counted."""
+    shape, layout = setup.shape, setup.layout
+    width = 0.0
+    for block in shape.blocks:
+        width += block.count * PASS_BYTES * shape.hidden
+        if block.moe:
+            width += block.count * block.moe.chosen * (ROW_BYTES * shape.hidden + GATE_BYTES * block.moe.width)
+    size = width * tokens / layout.tp
     read = setup.device.memory_bytes_per_s * kernels.shipped().elementwise_share
     return Part("passes", size / read, bytes=size, bound="memory bandwidth")
-
-
-def _layer_s(setup: Setup, knob: Knob) -> float:
-    return knob.layer_s - (SUMS_S if setup.layout.tp == 1 else 0.0)
 
 
 def _product(name: str, work: Work, peak: float, read: float) -> Part:
@@ -325,10 +353,11 @@ def _draft(setup: Setup, sequences: float, context: float, layer_s: float, read:
     return Part("drafts", setup.mtp * (2 * layer_s + size / read), bytes=setup.mtp * size, bound="memory bandwidth")
 
 
-def _joined(setup: Setup, parts: list[Part], sd: float) -> Step:
+def _joined(setup: Setup, parts: list[Part], sd: float, shared: float = 0.0) -> Step:
     """The parts one after the other, or exchanges behind the rest where two micro-batches take turns.
 
-    A step waits for its slowest rank: WAIT is the spread of their times.
+    A step waits for its slowest rank: WAIT is the spread of their times. Args: shared: of the cores, that exchange
+    takes; those of a decode step take none (DeepEP, low latency).
     """
     sent = sum(part.seconds for part in parts if part.name == "all-to-all")
     ranks = setup.layout.dp
@@ -338,7 +367,7 @@ def _joined(setup: Setup, parts: list[Part], sd: float) -> Step:
     total = sum(part.seconds for part in parts)
     if setup.overlap and sent:
         compute = total - sent
-        hidden = min(sent, compute * (1 - SHARED_CORES))
+        hidden = min(sent, compute) * (1 - shared)
         parts = [
             Part(p.name, p.seconds, p.flops, p.bytes, p.bound, hidden if p.name == "all-to-all" else 0.0) for p in parts
         ]

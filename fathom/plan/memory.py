@@ -113,13 +113,14 @@ def weights(setup: Setup, stage: int = 0) -> Weights:
 def held(setup: Setup, stage: int) -> list[tuple[Block, int]]:
     """(block, how many of its layers) of a stage; early stages take one more where they do not divide evenly."""
     own = share(setup.shape.layers, setup.layout.pp, stage)
-    found, start = [], 0
+    counts: dict[int, int] = {}  # by identity: equal blocks are one object, and hashing them takes long
+    blocks, start = {id(block): block for block in setup.shape.blocks}, 0
     for block in setup.shape.blocks:
         count = min(start + block.count, own.stop) - max(start, own.start)
         start += block.count
         if count > 0:
-            found.append((block, count))
-    return found
+            counts[id(block)] = counts.get(id(block), 0) + count
+    return [(blocks[key], count) for key, count in counts.items()]
 
 
 def cache_bytes(setup: Setup, stage: int | None = None) -> tuple[float, float]:
@@ -205,6 +206,8 @@ def _layer(setup: Setup, block: Block) -> Weights:
     found: Weights = defaultdict(float)
     found["norms", "bf16"] += (block.norms - block.wide) * 2.0
     found["norms", "fp32"] += block.wide * 4.0
+    if block.moe and block.moe.bias:
+        found["norms", "bf16"] += experts_held(setup) * block.moe.bias * 2.0
     for m in block.matrices:
         how = kind if m.part == "experts" else rest
         stored = how if m.quantised else precision("bf16")

@@ -28,7 +28,13 @@ MOST_TP, MOST_PP = 8, 4
 MOST_COPIES = 0.25  # of the experts: what DeepSeek's own largest pool adds (64 of 256, arXiv:2412.19437, section 3.4)
 MOST_SEATS = 4096  # requests of a lane, where a model keeps next to nothing of each
 LEAST_CHUNK = 64  # the smallest that is looked at: what is left of a prompt
-OWN = ("dense products", "attention", "passes", "all-reduce")  # parts of a step that a lane spends on its own tokens
+OWN = (
+    "dense products",
+    "attention",
+    "passes",
+    "host",
+    "all-reduce",
+)  # parts of a step that a lane spends on its own tokens
 CHUNKS = (512, 1024, 2048, 4096, 8192, 16384)  # prompt tokens of a lane in one step
 
 
@@ -106,6 +112,12 @@ class Choices:
     split: tuple[bool, ...] = (False, True)
     engine: str = ""
 
+    def __post_init__(self) -> None:
+        known = sorted(key.removeprefix("engine ") for key in shipped().added if key.startswith("engine "))
+        if self.engine and self.engine not in known:
+            named = [name for name in known if name]
+            raise ConfigError(f"engine {self.engine!r} was never measured; use {', '.join(named)}, or none.")
+
 
 def setups(shape: Shape, device: Device, choices: Choices, config: ModelConfig | None = None) -> Iterator[Setup]:
     """Every way to lay out one replica, whether it fits or not.
@@ -142,6 +154,8 @@ def layouts(shape: Shape, device: Device, most: int, config: ModelConfig | None 
                 for pp in (1, 2, MOST_PP):
                     if pp * stage > most or (pp > 1 and (stage > device.link_world or pp > shape.layers)):
                         continue
+                    if device.network_gbs is None and (pp > 1 or stage > device.link_world):
+                        continue  # nothing leads from one machine to another
                     made = replace(layout, pp=pp)
                     if _allowed(made, copies, config):
                         yield made, copies
@@ -260,7 +274,7 @@ def replica(setup: Setup, workload: Workload) -> Replica | None:
     if held.sequences(workload.input + workload.output) < dp:
         return None
     seats = min(held.sequences(workload.context), MOST_SEATS * dp)
-    knob = shipped().of(setup.shape.family, setup.engine, setup.device.name)
+    knob = shipped().of(setup.keys, setup.date)
     return Replica(
         setup, min(held.room, seats * workload.context), seats,
         decode=decode_curve(setup, workload.context, seats),

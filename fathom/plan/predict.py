@@ -27,24 +27,17 @@ def predict_serving(row: Mapping[str, str], catalogue: Catalogue, knobs: Knobs |
         return asked
     knobs = knobs or shipped()
     if asked.way in ("aggregated", "split"):
-        return _latency(asked, _in_flight(asked, knobs), knobs)
+        return _latency(asked, rates.measured(asked.service, knobs), knobs)
     if asked.way == "saturated":
         found = best(asked, knobs)
         if found is None:
             return Refusal(f"{asked.setup.shape.name} does not fit {asked.devices} x {asked.setup.device.name}")
+        if asked.metric.startswith("tpot"):
+            return _interval(found.tpot_s * SECONDS[asked.unit], asked, "most", knobs, found.step.bound)
         return _rate(asked, found.output, "most", knobs, found.step.bound)
     if asked.way == "prefill":
         return _prefill(asked, knobs)
     return _decode(asked, knobs)
-
-
-def _in_flight(asked: Case, knobs: Knobs) -> rates.Rates:
-    if asked.way == "split":
-        assert asked.reads is not None, "a split case has replicas that read"
-        return rates.split(
-            asked.reads, asked.setup, asked.replicas, asked.concurrency, asked.prompt, asked.output, knobs
-        )
-    return rates.aggregated(asked.setup, asked.concurrency, asked.prompt, asked.output, knobs)
 
 
 def _latency(asked: Case, found: rates.Rates, knobs: Knobs) -> Quantity | Refusal:
@@ -87,9 +80,8 @@ def _prefill(asked: Case, knobs: Knobs) -> Quantity | Refusal:
 
 def _decode(asked: Case, knobs: Knobs) -> Quantity | Refusal:
     setup, context = asked.setup, asked.prompt + asked.output / 2
-    setups = [setup] if setup.overlap or setup.layout.dp == 1 else [setup, replace(setup, overlap=True)]
-    if "no" in asked.id:
-        setups = [setup]
+    alone = setup.overlap or setup.layout.dp == 1 or not asked.alternating
+    setups = [setup] if alone else [setup, replace(setup, overlap=True)]
     count = asked.concurrency or memory(setup).sequences(context)
     while count >= 1:
         step = min((decode_step(s, count, context, knobs) for s in setups), key=lambda found: found.seconds)

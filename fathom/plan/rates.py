@@ -1,122 +1,178 @@
-"""What a fleet of replicas gives: tokens per second and device, time per token, time to the first one.
+"""What replicas in service give: tokens per second and device, time per token, time to the first one.
 
-aggregated: each replica reads prompts between decode steps. split: some only read, others only decode. saturated: as
-many sequences as memory and a limit on the time per token allow. All in the steady state, at a fixed concurrency.
+aggregated: each replica reads prompts between decode steps. split: some only read, others only decode. Both at a fixed
+number of requests in flight (flight.py). saturated: as many sequences as memory and a limit on the time per token
+allow.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from fathom.errors import ConfigError
+from fathom.plan import flight
+from fathom.plan.flight import Flight, Policy, Seconds
 from fathom.plan.knobs import Knobs, shipped
 from fathom.plan.latency import Setup, Step, decode_step, prefill_step
 from fathom.plan.memory import memory
 
-STEP_TOKENS = 8192  # of prompts, that a rank reads in one step
-STEPS_POWER = 0.3
+FIRST = ("start", "steps", "waits", "text")  # constants of the first token: first_token_s
+STEP_TOKENS = 16384  # of prompts, that a rank reads in one step where it does nothing else
+#: How engines read prompts: tokens of a step, and whether sequences go on meanwhile. SGLang stops them; the others mix.
+#: As InferenceX starts them (benchmarks/single_node/fixed_seq_len).
+ENGINES = {"sglang": Policy(chunk=16384, beside=False), "trtllm": Policy(chunk=8192), "vllm": Policy(chunk=16384)}
 
 
 @dataclass(frozen=True)
 class Rates:
     """Fields: tpot_s: (end to end - first token) / (tokens - 1). ttft_s: at a fixed number of requests in flight.
-    output: tokens generated per second and device, of all devices. step: the decode step. sd: relative, of tpot."""
+    output: tokens generated per second and device, of all devices. running: sequences of a replica that decode at a
+    time, on average. step: their decode step. sd: relative, of tpot."""
 
     tpot_s: float
     ttft_s: float
     output: float
-    concurrency: float
+    running: float
     step: Step
     sd: float
 
 
-def prompt_s(setup: Setup, concurrency: float, tokens: float, knobs: Knobs | None = None) -> float:
-    """Seconds of a replica that one prompt costs, read between decode steps [s].
+@dataclass(frozen=True)
+class Service:
+    """Requests of `prompt` tokens, `concurrency` of them in flight, each answered with `output` tokens.
 
-    Prompts that wait are read together: as many as the root of those in flight, up to STEP_TOKENS.
+    Fields: decodes: a replica that decodes; reads: one that reads prompts for it, None: itself. replicas: how many
+            (read, decode), all sharing the requests. poll: decode steps between two looks at the door (flight.Policy).
+            ran: it did, so it fitted, whatever is counted of its memory.
     """
-    knob = (knobs or shipped()).of(setup.shape.family, setup.engine, setup.device.name)
-    lanes = setup.layout.dp
-    together = max(1.0, min(math.sqrt(concurrency / lanes), STEP_TOKENS / tokens))
-    step = prefill_step(setup, tokens * together * lanes, 0.0, tokens, knobs)
-    return step.seconds / (together * lanes) * knob.prompt
+
+    decodes: Setup
+    concurrency: float
+    prompt: float
+    output: float
+    reads: Setup | None = None
+    replicas: tuple[int, int] = (1, 1)
+    poll: float = 1
+    ran: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.concurrency > 0 and self.prompt > 0 and self.output > 0):
+            raise ConfigError(
+                f"{self.concurrency:g} requests of {self.prompt:g} tokens, answered with {self.output:g}; each must be "
+                f"above 0."
+            )
+
+    @property
+    def context(self) -> float:
+        """Tokens of a sequence that is decoded, on average."""
+        return self.prompt + self.output / 2
+
+    @property
+    def devices(self) -> int:
+        """All devices."""
+        if self.reads is None:
+            return self.replicas[1] * self.decodes.devices
+        return self.replicas[0] * self.reads.devices + self.replicas[1] * self.decodes.devices
+
+    @property
+    def each(self) -> float:
+        """Requests in flight of a decoding replica."""
+        return self.concurrency / self.replicas[1]
 
 
-def aggregated(
-    setup: Setup, concurrency: float, prompt: float, output: float, knobs: Knobs | None = None,
-    reading: float | None = None,
-) -> Rates:  # fmt: skip
-    """A replica that always has `concurrency` requests of `prompt` tokens, each answered with `output` tokens.
-
-    Args: reading: what a prompt costs, if that is known already (prompt_s).
-    """
-    _check(concurrency, prompt, output)
+def measured(service: Service, knobs: Knobs | None = None) -> Rates:
+    """What a run measures. Raises: ConfigError: no sequence fits in memory."""
     knobs = knobs or shipped()
-    step = decode_step(setup, concurrency, prompt + output / 2, knobs)
-    reading = prompt_s(setup, concurrency, prompt, knobs) if reading is None else reading
-    tpot = step.seconds / setup.accepted + concurrency / output * reading
-    ttft = first_token_s(concurrency, reading, step.seconds, knobs)
-    rate = concurrency / setup.devices / (tpot + ttft / output)
-    return Rates(tpot, ttft, rate, concurrency, step, step.sd)
+    found = fly(service, knobs)
+    tpot = found.token_s
+    rate = service.concurrency / (tpot * max(1.0, service.output - 1) + found.first_s)  # requests per second
+    running = max(1e-3, min(service.each, rate / service.replicas[1] * service.output * tpot))
+    step = decode_step(service.decodes, running, service.context, knobs)
+    full = decode_step(service.decodes, max(1.0, service.each), service.context, knobs)
+    ttft = first_token_s(service, found.first_s, full.seconds, knobs)
+    return Rates(tpot, ttft, rate * service.output / service.devices, running, step, step.sd)
 
 
-def split(
-    reads: Setup, decodes: Setup, replicas: tuple[int, int], concurrency: float, prompt: float, output: float,
-    knobs: Knobs | None = None,
-) -> Rates:  # fmt: skip
-    """Replicas (of `reads`, of `decodes`) that share `concurrency` requests."""
-    _check(concurrency, prompt, output)
-    each = concurrency / replicas[1]
-    step = decode_step(decodes, each, prompt + output / 2, knobs)
-    tpot = step.seconds / decodes.accepted
-    reading = prompt_s(reads, concurrency / replicas[0], prompt, knobs)
-    arrivals = concurrency / (output * tpot + reading)
-    busy = arrivals * reading / replicas[0]
-    if busy > 1:  # the readers are the narrow place: fewer requests decode at a time
-        each /= busy
-        step = decode_step(decodes, max(each, 1e-3), prompt + output / 2, knobs)
-        tpot = step.seconds / decodes.accepted
-    ttft = first_token_s(concurrency / replicas[0], reading, step.seconds, knobs)
-    devices = replicas[0] * reads.devices + replicas[1] * decodes.devices
-    return Rates(tpot, ttft, each * replicas[1] / tpot / devices, concurrency, step, step.sd)
+@lru_cache(maxsize=4096)
+def fly(service: Service, knobs: Knobs) -> Flight:
+    """The requests of a run, followed (flight.py)."""
+    decodes, reads = service.decodes, service.reads or service.decodes
+    most = memory(decodes).sequences(service.prompt + service.output)
+    if most < 1 and service.ran:
+        most = math.inf
+    if most < 1:
+        raise ConfigError(
+            f"{decodes.shape.name} on {decodes.devices} x {decodes.device.name} leaves no room for a sequence of "
+            f"{service.prompt + service.output:g} tokens; use more devices or fewer bits."
+        )
+    top = max(1.0, min(service.each, most))
+    sizes = doubling(1.0, top)
+    step_s = between(sizes, [decode_step(decodes, n, service.context, knobs).seconds / decodes.accepted for n in sizes])
+    policy = ENGINES.get(reads.engine, Policy()) if service.reads is None else Policy(chunk=STEP_TOKENS)
+    lanes = reads.layout.dp
+    chunk = max(policy.chunk, 2 * service.prompt if reads.engine == "vllm" else 0.0) * lanes
+    tokens = doubling(service.prompt, max(chunk, 2 * service.prompt))
+    share = knobs.of(reads.keys, reads.date).prompt
+    read_s = between(tokens, [prefill_step(reads, n, 0.0, service.prompt, knobs).seconds * share for n in tokens])
+    if service.reads is None:
+        policy = replace(policy, chunk=chunk, poll=service.poll, gather=lanes, most=most)
+        return flight.mixed(service.each, service.prompt, service.output, step_s, read_s, policy)
+    mine = service.concurrency / service.replicas[0]
+    load = service.replicas[0] / service.replicas[1]
+
+    def decode_s(running: float) -> float:
+        return step_s(max(1.0, running * load))
+
+    return flight.split(mine, service.prompt, service.output, decode_s, read_s, replace(policy, chunk=chunk))
 
 
-def first_token_s(concurrency: float, reading: float, step_s: float, knobs: Knobs | None = None) -> float:
-    """Seconds to the first token where a request follows each that ends.
+def first_token_s(service: Service, waited: float, step_s: float, knobs: Knobs | None = None) -> float:
+    """Seconds to the first token: what a request waits for others and its own prompt, some steps, the text of all that
+    are in flight, and the way in and out.
 
-    The way in and out; the own prompt; prompts that came at the same time, whose number grows with the root of all;
-    decode steps until it is its turn. Public runs identify no more than these three constants.
+    Args: waited: as flight.py says.
     """
-    ttft = (knobs or shipped()).ttft
-    waited = ttft["queue"] * reading * math.sqrt(concurrency) + ttft["steps"] * step_s * concurrency**STEPS_POWER
-    return ttft["start"] + reading + waited
+    knobs, keys = knobs or shipped(), first_keys(service)
+    return sum(math.exp(knobs.total(name, keys)) * term for name, term in
+               zip(FIRST, first_terms(service, waited, step_s), strict=True))  # fmt: skip
+
+
+def first_terms(service: Service, waited: float, step_s: float) -> tuple[float, ...]:
+    """What each of FIRST is multiplied with [s]; the text: a microsecond for each token of a prompt in flight."""
+    return 1.0, step_s, waited, service.prompt * service.concurrency / service.replicas[1] * 1e-6
+
+
+def first_keys(service: Service) -> tuple[str, ...]:
+    """What the constants of the first token are named by."""
+    return (f"first {service.decodes.engine} {'mixed' if service.reads is None else 'split'}",)
 
 
 def saturated(
     setup: Setup, prompt: float, output: float, *, tpot_s: float = math.inf, knobs: Knobs | None = None
 ) -> Rates | None:
-    """The most that a replica gives within its memory and a time per token; None: no sequence fits, or none in time."""
+    """The most that a replica gives within its memory and a time per token; None: no sequence fits, or none in time.
+
+    Prompts fill whole steps, and are always there.
+    """
+    knobs = knobs or shipped()
     most = memory(setup).sequences(prompt + output * 0.6)  # ends are spread out, so few have their full length
     most = min(most, 4096 * setup.layout.dp)
-    full = replace(knobs or shipped(), prompt=0.0, added={})  # prompts fill whole steps: what kernels take
-    reading = prompt_s(setup, most, prompt, full) if most >= 1 else 0.0
+    tokens = STEP_TOKENS * setup.layout.dp
+    reading = prefill_step(setup, tokens, 0.0, prompt, knobs).seconds * prompt / tokens
     best = None
     count = float(setup.layout.dp)
     while count <= most:
-        found = aggregated(setup, count, prompt, output, full, reading)
-        if found.tpot_s <= tpot_s and (best is None or found.output > best.output):
-            best = found
+        step = decode_step(setup, count, prompt + output / 2, knobs)
+        tpot = step.seconds / setup.accepted + count / output * reading
+        rate = count / tpot / setup.devices
+        if tpot <= tpot_s and (best is None or rate > best.output):
+            best = Rates(tpot, reading, rate, count, step, step.sd)
         count *= 1.25
     return best
-
-
-def with_overlap(setup: Setup, concurrency: float, prompt: float, output: float, knobs: Knobs | None = None) -> Rates:
-    """With two micro-batches where that is faster."""
-    both = [
-        aggregated(replace(setup, overlap=overlap), concurrency, prompt, output, knobs) for overlap in (False, True)
-    ]
-    return min(both, key=lambda rates: rates.tpot_s)
 
 
 def reading(setup: Setup, tokens: float, prompt: float, cached: float = 0.0, knobs: Knobs | None = None) -> float:
@@ -125,8 +181,20 @@ def reading(setup: Setup, tokens: float, prompt: float, cached: float = 0.0, kno
     return tokens * setup.layout.dp / step.seconds / setup.devices
 
 
-def _check(concurrency: float, prompt: float, output: float) -> None:
-    if not (concurrency > 0 and prompt > 0 and output > 0):
-        raise ConfigError(
-            f"{concurrency:g} requests of {prompt:g} tokens, answered with {output:g}; each must be above 0."
-        )
+def doubling(first: float, last: float) -> list[float]:
+    """first, twice as much, ... up to `last` or beyond; at least two."""
+    found = [first, 2 * first]
+    while found[-1] < last:
+        found.append(2 * found[-1])
+    return found
+
+
+def between(at: Sequence[float], values: Sequence[float]) -> Seconds:
+    """A function through these points: straight lines, the first value before and the last line beyond."""
+    slopes = [(b - a) / (y - x) for a, b, x, y in zip(values, values[1:], at, at[1:], strict=False)]
+
+    def value(x: float) -> float:
+        place = min(max(0, bisect_left(at, x) - 1), len(slopes) - 1)
+        return values[place] + slopes[place] * (max(x, at[0]) - at[place])
+
+    return value

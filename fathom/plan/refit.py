@@ -1,8 +1,8 @@
-"""Fits the knobs to measured points: robust least squares on logarithms, deviations held by priors (partial pooling).
+"""Fits the knobs to measured points: robust regression on logarithms, deviations held by priors (partial pooling).
 
-A time per token is  layers x layer_s + rest(memory) + prompt x reading:  linear in what is fitted but for `memory`, for
-which a few values are tried. Groups left out: a group is one system, model and layout family, so that the error is that
-on a system never seen.
+A time per token is  layers x layer + sequences x host + prompts x prompt + rest(memory),  where each word is the
+exponential of a sum of parameters; for `memory` a few values are tried. Groups left out: a group is one system, model
+and layout family, so that the error is that on a system never seen.
 """
 
 from __future__ import annotations
@@ -16,179 +16,194 @@ import numpy as np
 
 from fathom.plan import rates
 from fathom.plan.hardware import Catalogue
-from fathom.plan.knobs import Knobs
-from fathom.plan.latency import Setup, decode_step
+from fathom.plan.knobs import MEANS, Knobs, years
+from fathom.plan.latency import decode_step
 from fathom.plan.predict import predict_serving
 from fathom.plan.quantity import Quantity
 from fathom.plan.rows import Case, case
 
-MEMORY = (0.7, 0.75, 0.8, 0.85)  # shares of the bandwidth that are tried
-START = Knobs(math.log(110e-6), math.log(0.7), math.log(1.0))
-#: Standard deviations, in logarithm: of the means around START, of what a family, engine or device adds, of one point.
-WIDE, ADDED, NOISE = 0.7, 0.25, 0.12
-HUBER = 0.6  # beyond, a residual counts linearly
-KINDS = ("family", "engine", "device")
+MEMORY = (0.85, 0.9, 0.95)  # shares of the bandwidth that are tried
+START = Knobs(math.log(110e-6), math.log(0.9), math.log(15e-6), math.log(1.2), -0.5,
+              first={"start": math.log(0.05), "steps": math.log(4.0), "waits": 0.0, "text": 0.0})  # fmt: skip
+#: Standard deviations of the parameters, in logarithm, around START (means) or 0 (what a key adds).
+WIDE = {"layer": 0.7, "host": 0.5, "prompt": 0.7, "drift": 0.5, "start": 1.0, "steps": 1.0, "waits": 0.3, "text": 1.0}
+NARROW = {
+    ("layer", "family"): 0.25, ("layer", "engine"): 0.25, ("layer", "device"): 0.25, ("layer", "precision"): 0.25,
+    ("prompt", "engine"): 0.12, ("prompt", "device"): 0.12, ("prompt", "precision"): 0.15,
+    ("start", "first"): 0.7, ("steps", "first"): 0.7, ("waits", "first"): 0.3, ("text", "first"): 0.7,
+}  # fmt: skip
+#: Scale of Student's t of single points, in logarithm, and its degrees of freedom: some runs met a fault, and say
+#: little.
+NOISE = {"tpot": (0.12, 4.0), "ttft": (0.15, 2.0)}
+PASSES = 2  # what prompts cost depends on the knobs themselves
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
 class Point:
-    """One measured time, split into what is multiplied by a knob."""
+    """One measured time [s]: a sum of terms, each multiplied by the exponential of parameters, and an offset.
+
+    loads: (term, parameter, how much of it) for all that move a term.
+    """
 
     name: str
     group: str
-    keys: tuple[str, ...]
     value: float
-    coefficients: tuple[float, ...]
+    terms: tuple[float, ...]
+    loads: tuple[tuple[int, str, float], ...]
     offset: float = 0.0
 
 
 def cases(rows: Iterable[Mapping[str, str]], catalogue: Catalogue) -> list[Case]:
-    """The cases in flight at a known number of requests, of rows that can be read."""
+    """The cases with a known number of requests in flight, of rows that can be read."""
     found = (case(row, catalogue) for row in rows)
     return [one for one in found if isinstance(one, Case) and one.way in ("aggregated", "split")]
 
 
-def keys_of(setup: Setup) -> tuple[str, ...]:
-    """What the knobs of a setup are named by."""
-    return f"family {setup.shape.family}", f"engine {setup.engine}", f"device {setup.device.name}"
+def tpot_point(one: Case, knobs: Knobs) -> Point:
+    """A time per token, with `layer`, `host` and `prompt` as terms, around what `knobs` say."""
+    setup, service = one.setup, one.service
+    found = rates.measured(service, knobs)
+    knob = knobs.of(setup.keys, setup.date)
+    step, accepted = found.step.seconds / setup.accepted, setup.accepted
+    layers = setup.shape.layers * (1 + 2 * setup.mtp / max(1, setup.shape.layers) if setup.shape.mtp else 1) / accepted
+    lane = found.running / setup.layout.dp / accepted
+    rest = max(0.0, step - layers * knob.layer_s - lane * knob.host_s)
+    prompts = max(0.0, found.tpot_s - step) / knob.prompt if service.reads is None else 0.0
+    loads = [(0, "layer", 1.0), (0, "drift", years(setup.date)), (1, "host", 1.0), (2, "prompt", 1.0)]
+    for key in setup.keys:
+        kind = key.split(" ")[0]
+        loads += [(at, f"{key}/{name}", 1.0) for at, name in ((0, "layer"), (2, "prompt")) if (name, kind) in NARROW]
+    return Point(one.id, one.group, one.value / 1e3, (layers, lane, prompts), tuple(loads), rest)
 
 
-def tpot_points(found: Sequence[Case], memory: float) -> list[Point]:
-    """The times per token, with `layer` and `prompt` as coefficients."""
-    knobs = Knobs(START.layer, math.log(memory), 0.0)
-    return [_tpot_point(one, knobs) for one in found if one.metric.startswith("tpot")]
-
-
-def _tpot_point(one: Case, knobs: Knobs) -> Point:
-    each = one.concurrency / one.replicas[1]
-    step = decode_step(one.setup, each, one.prompt + one.output / 2, knobs)
-    layers = one.setup.shape.layers
-    rest = (step.seconds - layers * math.exp(knobs.layer)) / one.setup.accepted
-    reading = 0.0
-    if one.way == "aggregated":
-        reading = rates.prompt_s(one.setup, each, one.prompt, knobs) * each / one.output
-    return Point(
-        one.id, one.group, keys_of(one.setup), one.value / 1e3, (layers / one.setup.accepted, reading), max(0.0, rest)
-    )
-
-
-def ttft_points(found: Sequence[Case], knobs: Knobs) -> list[Point]:
-    """The times to a first token, with `start`, `queue` and `steps` as coefficients."""
-    points = []
-    for one in found:
-        if one.metric.startswith("ttft") and one.way == "aggregated":
-            reading = rates.prompt_s(one.setup, one.concurrency, one.prompt, knobs)
-            step = decode_step(one.setup, one.concurrency, one.prompt + one.output / 2, knobs)
-            queued = step.seconds * one.concurrency**rates.STEPS_POWER
-            terms = (1.0, reading * math.sqrt(one.concurrency), queued)
-            points.append(Point(one.id, one.group, keys_of(one.setup), one.value / 1e3, terms, reading))
-    return points
+def ttft_point(one: Case, knobs: Knobs) -> Point:
+    """A time to a first token, with rates.FIRST as terms."""
+    service = one.service
+    waited = rates.fly(service, knobs).first_s
+    step = decode_step(one.setup, max(1.0, service.each), service.context, knobs).seconds
+    loads = [(at, name, 1.0) for at, name in enumerate(rates.FIRST)]
+    loads += [(at, f"{key}/{name}", 1.0) for key in rates.first_keys(service) for at, name in enumerate(rates.FIRST)]
+    return Point(one.id, one.group, one.value / 1e3, rates.first_terms(service, waited, step), tuple(loads))
 
 
 class Pool:
-    """Means of the knobs, and what each key adds to some of them."""
+    """Points, and the parameters that they share. noise: scale of their errors, and degrees of freedom of its t."""
 
-    def __init__(self, points: Sequence[Point], start: Sequence[float], moved: Mapping[str, Sequence[int]]) -> None:
-        self.points, self.start, self.moved = list(points), np.array(start), moved
-        kinds = {kind: at for at, kind in enumerate(KINDS)}
-        names = sorted({p.keys[kinds[kind]] for p in points for kind in moved})
-        self.slots = {
-            (name, at): len(start) + n
-            for n, (name, at) in enumerate((n, at) for n in names for at in moved[n.split(" ")[0]])
-        }
-        size = len(start) + len(self.slots)
-        self.select = np.zeros((len(points), len(start), size))
-        for row, point in enumerate(points):
-            for at in range(len(start)):
-                self.select[row, at, at] = 1.0
-            for key in point.keys:
-                for at in moved.get(key.split(" ")[0], ()):
-                    self.select[row, at, self.slots[key, at]] = 1.0
+    def __init__(self, points: Sequence[Point], noise: tuple[float, float], start: Knobs = START) -> None:
+        self.points, (self.noise, self.freedom) = list(points), noise
+        self.parameters = sorted({name for point in points for _, name, _ in point.loads})
+        self.place = {name: at for at, name in enumerate(self.parameters)}
         self.names = [p.name for p in points]
-        self.terms = np.array([p.coefficients for p in points])
+        self.terms = np.array([p.terms for p in points])
         self.offset = np.array([p.offset for p in points])
         self.value = np.array([p.value for p in points])
-        self.prior = np.concatenate([np.full(len(start), WIDE), np.full(len(self.slots), ADDED)])
-        self.zero = np.concatenate([self.start, np.zeros(len(self.slots))])
+        self.groups = np.array([p.group for p in points])
+        self.select = np.zeros((*self.terms.shape, len(self.parameters)))
+        for row, point in enumerate(points):
+            for term, name, share in point.loads:
+                self.select[row, term, self.place[name]] += share
+        self.zero = np.array([0.0 if "/" in name else start.total(name, ()) for name in self.parameters])
+        self.prior = np.array([_width(name) for name in self.parameters])
 
-    def predict(self, knobs: Array, rows: Array) -> Array:
+    def predict(self, found: Array, rows: Array) -> Array:
         """Times of some of the points [s]."""
-        shares = np.exp(self.select[rows] @ knobs)
-        return np.asarray((self.terms[rows] * shares).sum(1) + self.offset[rows])
+        return np.asarray((self.terms[rows] * np.exp(self.select[rows] @ found)).sum(1) + self.offset[rows])
 
-    def fit(self, rows: Array) -> tuple[Array, Array]:
-        """(knobs, their covariance) by Gauss-Newton with Huber's weights on some of the points."""
-        knobs, damping = self.zero.copy(), 1e-3
-        precision = (NOISE / self.prior) ** 2
-        cost = self._cost(knobs, rows, precision)
-        hessian = np.eye(len(knobs))
-        for _ in range(40):
-            shares = self.terms[rows] * np.exp(self.select[rows] @ knobs)
+    def fit(self, rows: Array | None = None) -> tuple[Array, Array]:
+        """(parameters, their covariance) by damped Gauss-Newton steps on some of the points."""
+        rows = np.arange(len(self.points)) if rows is None else rows
+        found, damping = self.zero.copy(), 1e-3
+        precision = (self.noise / self.prior) ** 2
+        cost, hessian = self._cost(found, rows, precision), np.eye(len(found))
+        for _ in range(60):
+            shares = self.terms[rows] * np.exp(self.select[rows] @ found)
             times = shares.sum(1) + self.offset[rows]
             residual = np.log(times / self.value[rows])
             slope = np.einsum("pt,ptk->pk", shares / times[:, None], self.select[rows])
-            weight = np.minimum(1.0, HUBER / np.maximum(np.abs(residual), 1e-9))
+            weight = (self.freedom + 1) / self.freedom / (1 + residual**2 / (self.freedom * self.noise**2))
             hessian = slope.T @ (slope * weight[:, None]) + np.diag(precision)
-            gradient = slope.T @ (weight * residual) + precision * (knobs - self.zero)
-            tried = knobs - np.linalg.solve(hessian + damping * np.eye(len(knobs)), gradient)
+            gradient = slope.T @ (weight * residual) + precision * (found - self.zero)
+            tried = found - np.linalg.solve(hessian + damping * np.eye(len(found)), gradient)
             now = self._cost(tried, rows, precision)
             if now < cost:
                 done = cost - now < 1e-7 * cost
-                knobs, cost, damping = tried, now, max(damping / 4, 1e-7)
+                found, cost, damping = tried, now, max(damping / 4, 1e-8)
                 if done:
                     break
             else:
                 damping *= 8
-        return knobs, np.linalg.inv(hessian) * NOISE**2
+        return found, np.linalg.inv(hessian) * self.noise**2
 
-    def _cost(self, knobs: Array, rows: Array, precision: Array) -> float:
-        residual = np.abs(np.log(self.predict(knobs, rows) / self.value[rows]))
-        loss = np.where(residual < HUBER, residual**2 / 2, HUBER * (residual - HUBER / 2)).sum()
-        return float(loss + (precision * (knobs - self.zero) ** 2).sum() / 2)
+    def _cost(self, found: Array, rows: Array, precision: Array) -> float:
+        residual = np.log(self.predict(found, rows) / self.value[rows])
+        scale = self.freedom * self.noise**2
+        loss = (self.freedom + 1) / 2 * self.noise**2 * np.log1p(residual**2 / scale).sum()
+        return float(loss + (precision * (found - self.zero) ** 2).sum() / 2)
+
+    def without(self, group: str) -> Array:
+        """The parameters from all groups but one."""
+        return self.fit(np.flatnonzero(self.groups != group))[0]
 
     def left_out(self) -> Array:
-        """The times of all points, each by knobs that its group had no part in [s]."""
-        groups = np.array([p.group for p in self.points])
+        """The times of all points, each by parameters that its group had no part in [s]."""
         found = np.zeros(len(self.points))
-        for group in sorted(set(groups)):
-            inside = np.flatnonzero(groups == group)
-            knobs, _ = self.fit(np.flatnonzero(groups != group))
-            found[inside] = self.predict(knobs, inside)
+        for group in np.unique(self.groups):
+            inside = np.flatnonzero(self.groups == group)
+            found[inside] = self.predict(self.without(str(group)), inside)
         return found
 
 
-MOVED = {"family": (0, 1), "engine": (0, 1), "device": (0, 1)}
-MOVED_FIRST: dict[str, tuple[int, ...]] = {"engine": ()}  # pooling by engine made the error on groups left out larger
-TTFT = (math.log(0.05), math.log(0.4), math.log(6.0))
+def _width(name: str) -> float:
+    key, _, parameter = name.rpartition("/")
+    return NARROW[parameter, key.split(" ")[0]] if key else WIDE[parameter]
 
 
-def tpot_pool(found: Sequence[Case], memory: float) -> Pool:
-    """The pool of the times per token at a share of the memory bandwidth."""
-    return Pool(tpot_points(found, memory), (START.layer, START.prompt), MOVED)
+def tpot_pool(found: Sequence[Case], knobs: Knobs) -> Pool:
+    """The pool of the times per token, linear around `knobs`."""
+    return Pool([tpot_point(one, knobs) for one in found if one.metric.startswith("tpot")], NOISE["tpot"])
 
 
 def ttft_pool(found: Sequence[Case], knobs: Knobs) -> Pool:
     """The pool of the times to a first token."""
-    return Pool(ttft_points(found, knobs), TTFT, MOVED_FIRST)
+    return Pool([ttft_point(one, knobs) for one in found if one.metric.startswith("ttft")], NOISE["ttft"])
+
+
+def into(knobs: Knobs, pool: Pool, found: Array) -> Knobs:
+    """`knobs` with the parameters of a pool."""
+    added = {key: dict(table) for key, table in knobs.added.items()}
+    means: dict[str, Any] = {}
+    for name, value in zip(pool.parameters, (round(float(v), 4) for v in found), strict=True):
+        key, _, parameter = name.rpartition("/")
+        if key:
+            added.setdefault(key, {})[parameter] = value
+        else:
+            means[parameter] = value
+    first = knobs.first | {name: value for name, value in means.items() if name not in MEANS}
+    return replace(knobs, added=added, first=first, **{k: v for k, v in means.items() if k in MEANS})
 
 
 def refit(rows: Sequence[Mapping[str, str]], catalogue: Catalogue) -> Knobs:
     """The knobs for all rows that have a known number of requests in flight, with the spread on groups left out."""
     found = cases(rows, catalogue)
-    memory = min(MEMORY, key=lambda share: _error(tpot_pool(found, share)))
-    pool = tpot_pool(found, memory)
-    knobs, _ = pool.fit(np.arange(len(pool.points)))
-    added: dict[str, dict[str, float]] = {}
-    for (name, at), slot in pool.slots.items():
-        added.setdefault(name, {})[("layer", "prompt")[at]] = round(float(knobs[slot]), 3)
-    made = Knobs(round(float(knobs[0]), 3), round(math.log(memory), 4), round(float(knobs[1]), 3), added)
-    first = ttft_pool(found, made)
-    means, _ = first.fit(np.arange(len(first.points)))
-    ttft = {name: round(math.exp(means[at]), 4) for at, name in enumerate(("start", "queue", "steps"))}
+    best, error = START, math.inf
+    for share in MEMORY:
+        tried = replace(START, memory=round(math.log(share), 4))
+        pool = tpot_pool(found, tried)
+        now = float(np.median(np.abs(np.log(pool.left_out() / pool.value))))
+        if now < error:
+            best, error = into(tried, pool, pool.fit()[0]), now
+    for _ in range(PASSES):
+        pool = tpot_pool(found, best)
+        best = into(best, pool, pool.fit()[0])
+    covariance = {
+        f"{a} {b}": round(float(pool.fit()[1][pool.place[a], pool.place[b]]), 6)
+        for n, a in enumerate(MEANS) for b in MEANS[n:] if a in pool.place and b in pool.place
+    }  # fmt: skip
+    first = ttft_pool(found, best)
     spread = {"tpot": spread_of(pool), "ttft": spread_of(first)}
-    made = Knobs(made.layer, made.memory, made.prompt, added, ttft, spread)
+    made = replace(into(best, first, first.fit()[0]), covariance=covariance, spread=spread)
     return replace(made, spread=spread | spreads(rows, catalogue, made))
 
 
@@ -207,24 +222,27 @@ def spreads(rows: Sequence[Mapping[str, str]], catalogue: Catalogue, knobs: Knob
 
 def spread_of(pool: Pool) -> float:
     """Half of an 80 % interval in logarithm: the error that 80 % of the points left out stay below."""
-    error = np.abs(np.log(pool.left_out() / pool.value))
-    return round(float(np.quantile(error, 0.8)), 3)
-
-
-def _error(pool: Pool) -> float:
-    return float(np.median(np.abs(np.log(pool.left_out() / pool.value))))
+    return round(float(np.quantile(np.abs(np.log(pool.left_out() / pool.value)), 0.8)), 3)
 
 
 def toml(knobs: Knobs) -> str:
     """The file data/knobs.toml."""
-    lines = [
-        "# Knobs of the serving model: written by `fathom plan validate --refit`, from data/measured.csv. Logarithms.",
-        f"layer = {knobs.layer}    # time of a layer of a decode step: {math.exp(knobs.layer) * 1e6:.0f} us",
-        f"memory = {knobs.memory}  # share of the memory bandwidth: {math.exp(knobs.memory):.2f}",
-        f"prompt = {knobs.prompt}  # prompts, over what kernels take: {math.exp(knobs.prompt):.2f}",
-    ]
-    for title, table in (("ttft", knobs.ttft), ("spread", knobs.spread)):
-        lines += ["", f"[{title}]", *(f"{name} = {value}" for name, value in sorted(table.items()))]
+    notes = {
+        "layer": f"time of a layer of a decode step: {math.exp(knobs.layer) * 1e6:.0f} us",
+        "memory": f"share of the memory bandwidth: {math.exp(knobs.memory):.2f}",
+        "host": f"of a step, for each sequence of a rank: {math.exp(knobs.host) * 1e6:.0f} us",
+        "prompt": f"prompts between decode steps, over what kernels take: {math.exp(knobs.prompt):.2f}",
+        "drift": "of `layer`, a year",
+    }
+    lines = ["# Knobs of the serving model: `fathom plan validate --refit fathom/plan/data/knobs.toml`. Logarithms."]
+    lines += [f"{name} = {getattr(knobs, name)}  # {notes[name]}" for name in MEANS]
+    for title in ("first", "covariance", "spread"):
+        table = getattr(knobs, title)
+        lines += ["", f"[{title}]", *(f"{_key(name)} = {value}" for name, value in sorted(table.items()))]
     for name, table in sorted(knobs.added.items()):
         lines += ["", f'[added."{name}"]', *(f"{key} = {value}" for key, value in sorted(table.items()))]
     return "\n".join(lines) + "\n"
+
+
+def _key(name: str) -> str:
+    return f'"{name}"' if " " in name else name

@@ -7,16 +7,18 @@ unit, conditions, group. What people wrote by hand is read loosely (`TP8`, `DEP8
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from fathom.errors import ConfigError
 from fathom.layout import Layout
 from fathom.plan import families
-from fathom.plan.hardware import Catalogue
+from fathom.plan.hardware import Catalogue, Device
 from fathom.plan.latency import Setup
+from fathom.plan.rates import Service
 from fathom.plan.shape import Shape
 
 #: What a name means where it is not that of a preset.
@@ -50,10 +52,15 @@ ALIASES = (
 ENGINES = {"sglang": "sglang", "vllm": "vllm", "trtllm": "trtllm", "tensorrt": "trtllm", "deepseek": "deepseek",
            "cloudmatrix": "cloudmatrix", "mlperf": "trtllm"}  # fmt: skip
 WRITTEN = (("w4", "mxfp4"), ("q4_k_m", "q4_k_m"), ("int8", "int8"), ("fp8", "fp8"), ("bf16", "bf16"), ("fp16", "bf16"))
+#: When a round of MLPerf was submitted, a version or a month that a system names.
+RELEASES = (("v5.1", "2025-08"), ("v6.0", "2026-02"), ("sglang 0.4", "2025-05"), ("june 2025", "2025-06"))
 RANDOM_SHARE = 0.9  # lengths uniform in [0.8, 1.0] of nominal: their mean
 #: Mean tokens of the data sets of MLPerf Inference (prompt, answer) where a row does not say; mlcommons/inference.
 DATASETS = {"deepseek-r1": (800, 3750), "llama-2-70b": (294, 294), "llama-3.1-405b": (9400, 684),
             "mixtral-8x7b": (400, 145), "llama-3.1-8b": (778, 73)}  # fmt: skip
+#: 99th percentile over mean of the time per token in its Server and Interactive scenarios: means of 56.15 and 11.54 ms
+#: where 80 and 15 are allowed (NVIDIA, GB300, v6.0, DeepSeek-R1).
+TAIL = 1.36
 #: Limits of its scenarios, p99 [s per token]; mlcommons/inference_policies.
 LIMITS = {
     ("deepseek-r1", "server"): 0.080, ("deepseek-r1", "interactive"): 0.015, ("llama-2-70b", "server"): 0.200,
@@ -76,6 +83,7 @@ class Case:
 
     way: aggregated, split, saturated (no batch is given: as many as fit), decode, prefill. setup: of the replica (of
     those that decode); reads: of those that read prompts. limit_s: on the time per token. value: in `unit`.
+    alternating: it may run two micro-batches.
     """
 
     id: str
@@ -93,6 +101,15 @@ class Case:
     replicas: tuple[int, int] = (1, 1)
     devices: int = 1
     cached: float = 0.0
+    poll: float = 1
+    alternating: bool = True
+
+    @property
+    def service(self) -> Service:
+        """The same, as rates.py takes it."""
+        return Service(
+            self.setup, self.concurrency, self.prompt, self.output, self.reads, self.replicas, self.poll, ran=True
+        )  # fmt: skip
 
 
 def normal(row: dict[str, str], before: dict[str, str] | None = None) -> dict[str, str]:
@@ -108,6 +125,23 @@ def case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
         return _case(row, catalogue)
     except ConfigError as error:
         return Refusal(str(error))
+
+
+def engine_of(system: str) -> str:
+    """The engine that a system's name tells of; "" if none."""
+    plain = system.lower()
+    return next((name for word, name in ENGINES.items() if word in plain), "")
+
+
+def counted(text: str, what: str) -> float:
+    """A finite number above 0. Raises: ConfigError: it is not."""
+    try:
+        number = float(text.replace(",", ""))
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise ConfigError(f"{what} is {text!r}; a number above 0 is needed.")
+    return number
 
 
 def model(name: str) -> Shape:
@@ -127,15 +161,15 @@ def _case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
         return Refusal("devices of two kinds: a GPU beside a CPU that holds the experts")
     device = catalogue.find(re.sub(r"^\d+x ", "", row["hardware"]))
     system, conditions = row["system"].lower(), row["conditions"].lower()
-    engine = next((name for word, name in ENGINES.items() if word in system), "")
-    number, unit = float(row["value"]), row["unit"]
-    count = int(float(row["n_gpus"] or 1)) or 1
+    engine = engine_of(system)
+    number, unit = counted(row["value"], "value"), row["unit"]
+    count = max(1, int(counted(row["n_gpus"] or "1", "n_gpus")))
     if row["input_len"].startswith("n/p") and row["output_len"].startswith("n/p") and shape.name not in DATASETS:
         return Refusal("the lengths of its prompts and answers are not published")
     prompt, output = lengths(row, shape.name)
     base = Setup(
-        shape, device, precision=weights(row["precision"], shape), engine=engine, mtp=drafts(row),
-        acceptance=accepted(conditions), cache="fp8" if "fp8 kv" in conditions else "bf16",
+        shape, device, precision=weights(row["precision"], shape), engine=engine, date=dated(system, conditions),
+        mtp=drafts(row), acceptance=accepted(conditions), cache=cached_as(row, device, engine),
         overlap="tbo" in words(row) or "dbo" in words(row) or "overlap" in words(row), redundant=redundant(row, shape),
         balancedness=1.0 if "balanced routing" in conditions else None,
     )  # fmt: skip
@@ -150,19 +184,18 @@ def _case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
     if spread is not None:
         reads, decodes, replicas = spread
         devices = replicas[0] * reads.devices + replicas[1] * decodes.devices
-        reads, decodes = (replace(one, engine=f"{engine} split") for one in (reads, decodes))
         return Case(**made, way="split", setup=decodes, reads=reads, replicas=replicas, prompt=prompt, output=output,
                     concurrency=_concurrency(row), devices=devices)  # fmt: skip
     limit = next((LIMITS.get((shape.name, s), float("inf")) for s in ("server", "interactive") if s in system), None)
     if row["kind"] == "serving_mixed" and not row["batch"].strip().startswith("conc"):
-        if row["metric"].startswith("tpot"):
+        if row["metric"].startswith("tpot") and limit is None:
             return Refusal("a time per token without a number of requests")
         return Case(**made, way="saturated", setup=base, prompt=prompt, output=output, devices=count,
-                    limit_s=limit or float("inf"))  # fmt: skip
+                    limit_s=(limit or float("inf")) / TAIL)  # fmt: skip
     setup = _with_layout(base, layout(row["parallelism"], count, shape))
     if row["kind"] == "serving_mixed":
         return Case(**made, way="aggregated", setup=setup, prompt=prompt, output=output, devices=setup.devices,
-                    concurrency=_concurrency(row))  # fmt: skip
+                    concurrency=_concurrency(row), poll=poll(row, device, engine))  # fmt: skip
     return _large(row, setup, made, prompt, output, count)
 
 
@@ -181,8 +214,35 @@ def _large(
         limit = float(found[1]) / 1e3
     if found := re.search(r"(\d+)-(\d+) tok/s(?:/user| per user)", row["conditions"].lower()):
         limit = 2.0 / (float(found[1]) + float(found[2]))
+    if re.search(r"no[- ](?:tbo|dbo|overlap)|overlap off", f"{row['parallelism']} {row['conditions']}".lower()):
+        made = {**made, "alternating": False}
     return Case(**made, way=way, setup=setup, prompt=prompt, output=output, concurrency=each * setup.layout.dp,
                 devices=count, limit_s=limit, cached=_hits(row))  # fmt: skip
+
+
+def dated(system: str, conditions: str) -> str:
+    """Year and month of a measurement, as a row or the release of its engine says; "" otherwise."""
+    if found := re.search(r"measured=(20\d\d-(?:0[1-9]|1[0-2]))", conditions):
+        return found[1]
+    return next((date for word, date in RELEASES if word in system), "")
+
+
+def _inferencex(row: Mapping[str, str]) -> bool:
+    return "inferencex" in f"{row.get('source', '')} {row['conditions']}".lower()
+
+
+def cached_as(row: Mapping[str, str], device: Device, engine: str) -> Literal["bf16", "fp8"]:
+    """How latents, keys and values are kept: as a row says; InferenceX: FP8, but for SGLang on Hopper."""
+    narrow = _inferencex(row) and (device.fp4_tflops is not None or engine == "trtllm")
+    return "fp8" if narrow or "fp8 kv" in row["conditions"].lower() else "bf16"
+
+
+def poll(row: Mapping[str, str], device: Device, engine: str) -> float:
+    """Decode steps between two looks at the door: InferenceX lets SGLang look rarely on Blackwell
+    (`--scheduler-recv-interval`, benchmarks/single_node/fixed_seq_len)."""
+    if engine != "sglang" or not _inferencex(row) or device.fp4_tflops is None:
+        return 1
+    return 30 if _concurrency(row) >= 16 else 10
 
 
 def _hits(row: Mapping[str, str]) -> float:

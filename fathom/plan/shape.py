@@ -88,7 +88,10 @@ class Attention:
 
 @dataclass(frozen=True)
 class Moe:
-    """Routed experts of a layer: how many, how many a token takes, how wide, and over how many groups of them."""
+    """Routed experts of a layer: how many, how many a token takes, how wide, and over how many groups of them.
+
+    bias: parameters of one expert that are no matrix.
+    """
 
     experts: int
     chosen: int
@@ -96,6 +99,7 @@ class Moe:
     groups: int = 1
     chosen_groups: int = 1
     shared_width: int = 0
+    bias: int = 0
 
     def met_by(self, tokens: float) -> float:
         """Experts that so many tokens take at least once, if they choose evenly and independently."""
@@ -115,12 +119,14 @@ class Block:
 
     def elements(self, *parts: str) -> int:
         """Parameters of one layer, of these parts; all of them, norms too, if none is named."""
-        return sum(m.elements for m in self.matrices if not parts or m.part in parts) + (0 if parts else self.norms)
+        rest = 0 if parts else self.norms + (self.moe.experts * self.moe.bias if self.moe else 0)
+        return sum(m.elements for m in self.matrices if not parts or m.part in parts) + rest
 
     @property
     def activated(self) -> int:
         """Parameters of one layer that a token meets."""
-        return sum(m.activated for m in self.matrices) + self.norms
+        biases = self.moe.chosen * self.moe.bias if self.moe else 0
+        return sum(m.activated for m in self.matrices) + self.norms + biases
 
 
 @dataclass(frozen=True)
@@ -201,14 +207,15 @@ def from_config(config: ModelConfig, name: str = "") -> Shape:
 
 
 def merged(layers: Iterable[Block]) -> tuple[Block, ...]:
-    """Layers in order, neighbours that are alike as one block."""
+    """Layers in order, neighbours that are alike as one block; equal blocks are one object."""
     blocks: list[Block] = []
     for layer in layers:
         if blocks and _alike(blocks[-1], layer):
             blocks[-1] = _counted(layer, blocks[-1].count + layer.count)
         else:
             blocks.append(layer)
-    return tuple(blocks)
+    known: dict[Block, Block] = {}
+    return tuple(known.setdefault(block, block) for block in blocks)
 
 
 def _alike(one: Block, other: Block) -> bool:

@@ -14,7 +14,7 @@ from itertools import islice
 from fathom.batching import Request, SchedulerConfig
 from fathom.plan.arrivals import PARTS, Arrival, length, level, mean_rate, poisson, thinned
 from fathom.plan.clock import PAGE_TOKENS, Steps, limits, transfer_s
-from fathom.plan.points import Point
+from fathom.plan.points import Point, at_rate
 from fathom.plan.pools import Workload
 from fathom.plan.search import Service
 from fathom.plan.simulate import (
@@ -217,8 +217,7 @@ def _decoding(asked: Asked, waits: Sequence[float]) -> _Window:
     """The pool that decodes; it prefills too, unless `waits` says how long that takes elsewhere."""
     service, workload, point = asked.service, asked.workload, asked.service.decode
     one, split, chance = point.replica, service.prefill is not None, random.Random(asked.seed + 1)
-    busy = point.mean * asked.rate / service.decodes / point.rate * asked.pace  # in a replica, by Little's law
-    busy = min(busy, point.seats)
+    busy = min(point.seats, at_rate(point, asked.rate / service.decodes, workload).mean * asked.pace)  # in a replica
     count = int(min(one.lanes, MOST_LANES, max(1, asked.rows / (max(1.0, busy / one.lanes) * LIKELY_STEPS))))
     prompts = Prompts(hit=0.0 if split else workload.hit, page_tokens=PAGE_TOKENS, chance=chance)
     lanes = _lanes(count, _limits(asked, prompts), prompts, workload.input)

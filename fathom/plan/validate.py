@@ -135,18 +135,19 @@ def _outcome(row: Row, said: Quantity | Refusal) -> Outcome:
 
 
 def _in_flight(rows: Sequence[Row], catalogue: Catalogue) -> dict[str, Outcome]:
-    """Times of rows at a known number of requests, each without its group; fitted to the package's rows and these."""
-    own = {row["id"]: row for row in rows}
+    """Times of rows in flight, each by knobs fitted to the package's rows and these without its group."""
+    own = {row["id"]: row for row in rows if row["kind"] == "serving_mixed"}
     known = [row for row in read(DATA) if row["id"] not in own]
-    cases = refit.cases([*known, *(row for row in rows if row["kind"] == "serving_mixed")], catalogue)
-    knobs, found = shipped(), {}
-    pools = {"tpot": refit.tpot_pool(cases, math.exp(knobs.memory)), "ttft": refit.ttft_pool(cases, knobs)}
-    for metric, pool in pools.items():
-        spread = math.exp(knobs.spread[metric])
-        for name, seconds in zip(pool.names, pool.left_out(), strict=True):
-            if name in own:
-                value = float(seconds) * 1e3
-                found[name] = Outcome(own[name], value, value / spread, value * spread)
+    mine = [one for one in refit.cases(own.values(), catalogue)]
+    if not mine:
+        return {}
+    cases = [*refit.cases(known, catalogue), *mine]
+    token, first = refit.tpot_pool(cases, shipped()), refit.ttft_pool(cases, shipped())
+    found = {}
+    for group in sorted({one.group for one in mine}):
+        knobs = refit.into(refit.into(shipped(), token, token.without(group)), first, first.without(group))
+        for one in (one for one in mine if one.group == group):
+            found[one.id] = _outcome(own[one.id], predict_serving(own[one.id], catalogue, knobs))
     return found
 
 

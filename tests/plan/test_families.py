@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fathom.config import PRESETS
 from fathom.errors import ConfigError
 from fathom.plan import families
 
@@ -18,7 +19,7 @@ PUBLISHED = {
     "qwen3-30b-a3b": (30.53, 3.3), "qwen3-235b-a22b": (235.09, 22.0), "mixtral-8x7b": (46.7, 12.9),
     "mixtral-8x22b": (140.6, 39.1), "gpt-oss-120b": (116.83, 5.13), "gpt-oss-20b": (20.91, 3.61),
     "llama-4-scout": (109.0, 17.0), "llama-4-maverick": (400.0, 17.0), "minimax-m2.5": (230.0, 10.0),
-    "qwen3.5-397b-a17b": (397.0, 17.0),
+    "qwen3.5-397b-a17b": (397.0, 17.0), "deepseek-67b": (67.4, 67.4),
 }  # fmt: skip
 
 
@@ -29,6 +30,36 @@ def test_published_sizes(name: str) -> None:
     assert shape.parameters / 1e9 == pytest.approx(total, rel=0.012)
     with_embedding = shape.activated + (0 if shape.tied else shape.embedding)
     assert min(abs(n / 1e9 / activated - 1) for n in (shape.activated, with_embedding)) < 0.09
+
+
+def test_every_model_that_is_shipped_is_held_against_its_card() -> None:
+    assert {*PUBLISHED} == {*families.known()} - {*PRESETS}
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("gpt-oss-120b", 116_829_156_672),
+        ("gpt-oss-20b", 20_914_757_184),
+        ("llama-3.1-8b", 8_030_261_248),
+        ("llama-3.1-70b", 70_553_706_496),
+        ("llama-3.1-405b", 405_853_388_800),
+        ("llama-2-7b", 6_738_415_616),
+        ("llama-2-13b", 13_015_864_320),
+        ("llama-2-70b", 68_976_648_192),
+        ("qwen3-0.6b", 596_049_920),
+        ("qwen3-8b", 8_190_735_360),
+        ("qwen3-32b", 32_762_123_264),
+        ("qwen3-30b-a3b", 30_532_122_624),
+        ("qwen3-235b-a22b", 235_093_634_560),
+        ("qwen2.5-72b", 72_706_203_648),
+        ("mixtral-8x7b", 46_702_792_704),
+        ("mixtral-8x22b", 140_630_071_296),
+    ],
+)
+def test_counts_are_those_of_the_files_to_the_last_parameter(name: str, count: int) -> None:
+    """As huggingface.co counts the tensors of each checkpoint."""
+    assert families.find(name).parameters == count
 
 
 @pytest.mark.parametrize(
@@ -78,6 +109,14 @@ def test_what_is_wrong_is_named(change: dict[str, object], message: str) -> None
         families.from_dict(table | change, "x")
 
 
-def test_an_unknown_name_is_refused() -> None:
+@pytest.mark.parametrize("name", ["deepseek-v33", "", "a" * 400, "no/such/directory"])
+def test_an_unknown_name_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="deepseek-v3"):
-        families.find("deepseek-v33")
+        families.find(name if name else "deepseek-v33")
+
+
+@pytest.mark.parametrize("table", [[], [1], "x", 3, None])
+def test_a_file_that_holds_no_table_is_refused(table: object, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(table))
+    with pytest.raises(ConfigError, match="no table"):
+        families.find(tmp_path)

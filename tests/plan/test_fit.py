@@ -12,6 +12,8 @@ from fathom.layout import Layout
 from fathom.plan import families
 from fathom.plan.fit import fit, layouts, read_layout, spelled, whole_blocks
 from fathom.plan.hardware import Catalogue
+from fathom.plan.rows import Refusal, case
+from fathom.plan.validate import DATA, read
 
 CATALOGUE = Catalogue.read()
 
@@ -87,7 +89,7 @@ def test_another_layout_is_the_first_change() -> None:
 
 def test_a_context_that_no_device_has_room_for_is_the_binding_term() -> None:
     found = fit(families.find("llama-4-scout"), CATALOGUE.find("h200"), 8, context=10_000_000)
-    assert not found.fits and found.binding == "cache of one context"
+    assert not found.fits and found.bound == "cache of one context"
 
 
 @pytest.mark.parametrize(
@@ -141,3 +143,26 @@ def test_errors(options: dict[str, object], message: str) -> None:
     count = asked.pop("count")
     with pytest.raises(ConfigError, match=message):
         fit(families.find("deepseek-v3"), CATALOGUE.find("h100"), count, **asked)  # type: ignore[arg-type]
+
+
+def test_what_was_really_run_fits_but_for_three_in_a_hundred() -> None:
+    """Every model, number of devices and precision of the shipped serving points, in the layout that was measured."""
+    rows = {}
+    for row in read(DATA):
+        if row["kind"].startswith("serving") and "offload" not in row["parallelism"]:
+            rows.setdefault(tuple(row[k] for k in ("model", "hardware", "n_gpus", "parallelism", "precision")), row)
+    answers: dict[object, bool] = {}
+    for row in rows.values():
+        one = case(row, CATALOGUE)
+        if isinstance(one, Refusal) or one.devices > 512:
+            continue
+        for setup in filter(None, (one.setup, one.reads)):
+            count = one.devices if one.way == "saturated" else setup.devices
+            key = (setup.shape.name, setup.device.name, count, setup.weights.name, setup.cache)
+            if key not in answers:
+                found = fit(
+                    setup.shape, setup.device, count, precision=setup.precision, cache=setup.cache, context=1024
+                )
+                answers[key] = found.fits
+    wrong = [key for key, fits in answers.items() if not fits]
+    assert len(answers) > 50 and len(wrong) <= 0.03 * len(answers), wrong

@@ -25,6 +25,12 @@ SHIPPED = Catalogue.read()
         ("910C", "ascend_910c"),
         ("H800 + CX7 400Gb IB", "h800_sxm"),
         ("h20", "h20"),
+        ("H100 80GB HBM3", "h100_sxm"),
+        ("NVIDIA Tesla V100 DGXS 32 GB", "v100_sxm"),
+        ("Amazon Trainium1", "trainium1"),
+        ("Google TPU v4", "tpu_v4"),
+        ("RTX 4070 Laptop 8GB", "rtx4070_laptop"),
+        ("Xeon Gold 6454S (2x32c)", "xeon_6454s"),
     ],
 )
 def test_spellings(text: str, name: str) -> None:
@@ -39,12 +45,15 @@ def test_every_device_has_a_source_and_sensible_figures(name: str) -> None:
     assert device.peak("fp4") >= device.peak("fp8")
     if device.matmul_bf16_tflops:
         assert device.matmul_bf16_tflops < device.bf16_tflops
+    if device.driver_gb:  # what is sold as GB are GiB, or a little less
+        assert 0.99 < device.driver_gb / device.memory_gb < 1.08
+    assert device.is_host is (name in ("epyc_9654", "epyc_9755", "xeon_6454s"))
 
 
 def test_counts() -> None:
     assert SHIPPED.counted("8xh100")[0] == 8 and SHIPPED.counted("8 x H100")[1].name == "h100_sxm"
     assert SHIPPED.counted("h100")[0] == 1
-    for text in ("0xh100", "8x", "8xh1"):
+    for text in ("0xh100", "8x", "8xh1", "8xh1000", "2xh100+1xh200"):
         with pytest.raises(ConfigError):
             SHIPPED.counted(text)
 

@@ -11,6 +11,7 @@ from fathom.layout import Layout
 from fathom.plan import families, rates
 from fathom.plan.hardware import Catalogue
 from fathom.plan.latency import Setup
+from fathom.plan.rates import Service, measured
 
 CATALOGUE = Catalogue.read()
 R1 = families.find("deepseek-r1")
@@ -18,13 +19,13 @@ H200 = Setup(R1, CATALOGUE.find("h200"), Layout(tp=8), engine="sglang")
 
 
 def test_more_requests_are_slower_each_and_more_together() -> None:
-    found = [rates.aggregated(H200, count, 1024, 1024) for count in (1, 4, 16, 64)]
+    found = [measured(Service(H200, count, 1024, 1024)) for count in (1, 4, 16, 64)]
     for fewer, more in zip(found, found[1:], strict=False):
         assert more.tpot_s > fewer.tpot_s and more.ttft_s > fewer.ttft_s and more.output > fewer.output
 
 
 def test_longer_prompts_cost_every_token() -> None:
-    short, long = (rates.aggregated(H200, 16, prompt, 1024) for prompt in (1024, 8192))
+    short, long = (measured(Service(H200, 16, prompt, 1024)) for prompt in (1024, 8192))
     assert long.tpot_s > short.tpot_s and long.ttft_s > short.ttft_s
 
 
@@ -50,7 +51,7 @@ def test_tensorrt_llm_on_deepseek(device: str, precision: str, prompt: int, outp
 def test_readers_that_are_too_few_hold_the_others_back() -> None:
     reads = Setup(R1, CATALOGUE.find("gb200"), Layout(dp=4, ep=4), "nvfp4")
     decodes = Setup(R1, CATALOGUE.find("gb200"), Layout(dp=32, ep=32), "nvfp4")
-    few, many = (rates.split(reads, decodes, (count, 1), 4096, 8192, 1024) for count in (1, 12))
+    few, many = (measured(Service(decodes, 4096, 8192, 1024, reads, (count, 1))) for count in (1, 12))
     assert few.output * (4 + 32) < many.output * (48 + 32)
     assert few.tpot_s < many.tpot_s  # fewer requests decode at a time
 
@@ -64,4 +65,4 @@ def test_reading_alone_at_the_published_rate() -> None:
 
 def test_nothing_asked_is_refused() -> None:
     with pytest.raises(ConfigError, match="above 0"):
-        rates.aggregated(H200, 0, 1024, 1024)
+        Service(H200, 0, 1024, 1024)

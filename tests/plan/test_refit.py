@@ -9,9 +9,7 @@ from random import Random
 import numpy as np
 
 from fathom.plan.knobs import shipped
-from fathom.plan.refit import Point, Pool, toml
-
-MOVED = {"engine": (0, 1)}
+from fathom.plan.refit import START, Point, Pool, into, toml
 
 
 def points(noise: float, engines: dict[str, float], groups: int = 6) -> list[Point]:
@@ -22,30 +20,32 @@ def points(noise: float, engines: dict[str, float], groups: int = 6) -> list[Poi
             for concurrency in (4, 16, 64):
                 rest, reading = 1e-3 + 1e-4 * concurrency, 2e-4 * concurrency * (1 + group % 3)
                 value = (60 * 100e-6 * slower + rest + 0.5 * reading) * math.exp(rng.gauss(0, noise))
-                keys = ("family x", f"engine {engine}", "device d")
+                loads = ((0, "layer", 1.0), (1, "prompt", 1.0), (0, f"engine {engine}/layer", 1.0),
+                         (1, f"engine {engine}/prompt", 1.0))  # fmt: skip
                 name = f"{engine} {group}"
-                made.append(Point(f"{name} {concurrency}", name, keys, value, (60.0, reading), rest))
+                made.append(Point(f"{name} {concurrency}", name, value, (60.0, reading), loads, rest))
     return made
 
 
 def pool(found: list[Point]) -> Pool:
-    return Pool(found, (math.log(110e-6), 0.0), MOVED)
+    return Pool(found, (0.12, 4.0))
 
 
 def test_known_knobs_are_found() -> None:
     made = pool(points(0.02, {"a": 1.0, "b": 1.5}))
-    knobs, covariance = made.fit(np.arange(len(made.points)))
-    a, b = (math.exp(knobs[0] + knobs[made.slots[f"engine {name}", 0]]) for name in "ab")
-    assert math.isclose(a, 100e-6, rel_tol=0.06) and math.isclose(b, 150e-6, rel_tol=0.06)
-    assert math.isclose(math.exp(knobs[1] + knobs[made.slots["engine a", 1]]), 0.5, rel_tol=0.15)
+    found, covariance = made.fit()
+    knobs = into(START, made, found)
+    a, b = (knobs.of((f"engine {name}",)) for name in "ab")
+    assert math.isclose(a.layer_s, 100e-6, rel_tol=0.06) and math.isclose(b.layer_s, 150e-6, rel_tol=0.06)
+    assert math.isclose(a.prompt, 0.5, rel_tol=0.15)
     assert np.all(np.linalg.eigvalsh(covariance) > 0)
 
 
 def test_one_strange_group_moves_little() -> None:
     clean = points(0.02, {"a": 1.0})
     spoilt = [replace(p, value=p.value * 5) if p.group == "a 0" else p for p in clean]
-    before, after = (math.exp(pool(found).fit(np.arange(len(found)))[0][0]) for found in (clean, spoilt))
-    assert abs(after / before - 1) < 0.35
+    before, after = (into(START, pool(found), pool(found).fit()[0]).layer for found in (clean, spoilt))
+    assert abs(after - before) < 0.1
 
 
 def test_a_group_left_out_has_no_part_in_its_prediction() -> None:

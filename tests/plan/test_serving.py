@@ -75,12 +75,13 @@ def test_a_device_without_a_price_gives_a_plan_without_a_bill() -> None:
 
 def test_the_median_of_the_trial_lies_in_the_plans_interval_or_it_is_said() -> None:
     plan = found(ASK, SPLIT)
-    tried = trial(plan.chosen, ASK, rows=5000)
+    tried = trial(plan.chosen, ASK, rows=20_000)
     low, high = interval(plan.loaded.tpot_mean_s, step_of(plan.loaded).sd)
     inside = low <= tried.tpot.p50 <= high
     assert ("lies within" if inside else "OUTSIDE") in verdict(plan, tried)[0] and inside
     slow = replace(tried, tpot=replace(tried.tpot, p50=10.0, p90=11.0))
     assert "OUTSIDE" in verdict(plan, slow)[0] and "MISSES" in verdict(plan, slow)[2]
+    assert "--tpot 0.2ms" in verdict(plan, slow)[2]  # 50 ms x 50 ms / 11 s
 
 
 def test_a_plan_with_room_to_spare_is_faster_than_its_target() -> None:

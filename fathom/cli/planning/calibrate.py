@@ -25,6 +25,7 @@ HELP = (
     "Measure kernels and some steps of the engine on this machine, in minutes at most, and write a device profile. "
     "`fathom plan step` asks it, `fathom plan drift` holds a step log against it. Leave the machine alone meanwhile."
 )
+MOST = 1e6
 MOST_ROUNDS, PREPARING = 15, 0.1  # turns of all points; share of the minutes that one point's context may take
 BUSY = 0.1  # share of the processors that others may take
 
@@ -44,14 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, write, print."""
+    for name, least in (("minutes", 0.0), ("points", 0), ("check", -1)):
+        if not least < getattr(args, name) < MOST:
+            raise ConfigError(f"--{name} is {getattr(args, name)}; it must be above {least:g}, and below {MOST:g}.")
+    if args.threads is not None and args.threads < 1:
+        raise ConfigError(f"--threads is {args.threads}; it must be at least 1.")
     from fathom.engine import load_model
     from fathom.plan.calibrate import unseen_points, write_profile
     from fathom.plan.drift import compare
     from fathom.plan.report import as_json
 
-    for name, least in (("minutes", 0.0), ("points", 0), ("check", -1)):
-        if not getattr(args, name) > least:
-            raise ConfigError(f"--{name} is {getattr(args, name)}; it must be above {least:g}.")
     model = load_model(args.model, mtp=False, bits=args.bits, threads=args.threads)
     budget_s = 60 * args.minutes / (2 if args.check else 1)
     profile = take_profile(model, args.model, args.points, budget_s, args.seed)

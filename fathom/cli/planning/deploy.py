@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what each pool of `args.deploy` comes to."""
-    if not args.memory_gb > 0:
-        raise ConfigError(f"--memory-gb is {args.memory_gb}; it must be above 0.")
+    if not 0 < args.memory_gb < 1e6:
+        raise ConfigError(f"--memory-gb is {args.memory_gb}; it must be above 0, and below 1e6.")
     deploy = read_deploy(args.deploy, args.set)
     config = load_config(deploy.model)
     mtp = deploy.engine.get("spec") != "off"  # an engine drafts by default where it can

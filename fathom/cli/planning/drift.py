@@ -33,11 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare and print; 1 if it drifted."""
-    from fathom.engine.record import read_header
     from fathom.plan.calibrate import read_profile
     from fathom.plan.drift import drift
 
-    profile, header = read_profile(Path(args.profile)), read_header(args.log)
+    profile = read_profile(Path(args.profile))
+    from fathom.engine.record import read_header  # takes seconds, and needs torch
+
+    header = read_header(args.log)
     for what, logged, known in (("model", header.config, profile.digest), ("weights", header.kind, profile.kind)):
         if logged != known:
             raise InputError(

@@ -70,7 +70,7 @@ def facts(found: Fit) -> dict[str, Any]:
         "missing_bytes": round(found.missing), "cache_bytes_per_token": held.token_bytes,
         "state_bytes_per_sequence": held.state_bytes,
         "cache_tokens": int(min(held.room, 1e18)), "contexts": int(min(found.contexts, 1e18)),
-        "binding": found.binding, "changes": list(found.changes),
+        "binding": found.bound, "changes": list(found.changes),
         "layouts": [
             {"layout": _degrees(one.setup.layout), "fits": one.fits, "used_bytes": round(one.memory.used),
              "contexts": int(min(one.contexts, 1e18))} for one in found.tried
@@ -88,7 +88,7 @@ def report(found: Fit) -> Iterator[str]:
     yield "per device" if setup.layout.pp == 1 else f"per device of stage {held.stage + 1}, which has least room"
     for name, size in held.parts.items():
         if size >= 5e6:
-            yield _row(name.replace("_", " "), f"{size / GB:,.2f} GB", "largest" if name == found.binding else "")
+            yield _row(name.replace("_", " "), f"{size / GB:,.2f} GB", "largest" if name == found.bound else "")
     yield _row("together", f"{held.used / GB:,.2f} GB")
     share, whole = held.capacity / setup.device.driver_bytes, setup.device.driver_bytes / GB
     yield _row("of", f"{held.capacity / GB:,.2f} GB", f"{share:.0%} of {whole:,.1f} GB, as engines allow themselves")
@@ -99,7 +99,8 @@ def report(found: Fit) -> Iterator[str]:
             yield _row("tokens of the replica", f"{held.room:,.0f}")
         yield _row(f"contexts of {found.context:,} tokens", f"{found.contexts:,.0f}")
     else:
-        yield _row("missing", f"{found.missing / GB:,.2f} GB", f"for one context of {found.context:,} tokens; {token}")
+        note = f"for one context of {found.context:,} tokens ({found.one / GB:,.2f} GB), {held.token_bytes:,.0f} B each"
+        yield _row("missing", f"{found.missing / GB:,.2f} GB", note)
     kept = sorted((held.stored or {}).items(), key=lambda item: -item[1])
     yield "weights: " + ", ".join(f"{size / GB:,.2f} GB in {name.upper()}" for name, size in kept if size >= 5e6)
     if len(found.tried) > 1:

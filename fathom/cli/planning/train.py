@@ -98,19 +98,14 @@ def axes(text: str) -> dict[str, int]:
 
 def _job(args: argparse.Namespace) -> tuple[Job, str]:
     """The job that was asked for, and how its layout was come by."""
-    from fathom.plan.families import known
+    from fathom.plan.families import find, is_there, known
     from fathom.plan.hardware import Catalogue
     from fathom.plan.training.search import asked
     from fathom.plan.training.sized import shape_of
 
     if args.gpus < 1:
         raise ConfigError(f"--gpus is {args.gpus}; it must be at least 1.")
-    if Path(args.model).exists() or args.model in known():
-        from fathom.plan.families import find
-
-        shape = find(args.model)
-    else:
-        shape = shape_of(args.model)
+    shape = find(args.model) if args.model in known() or is_there(Path(args.model)) else shape_of(args.model)
     device = Catalogue.read(args.hardware).find(args.gpu)
     cut = axes(args.layout) if args.layout else None
     return asked(

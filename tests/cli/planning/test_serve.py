@@ -51,6 +51,7 @@ def test_a_trace_is_what_the_plan_is_tried_with(tmp_path, capsys) -> None:
         (["--cache", "fp4"], "cache is 'fp4'"),
         (["--replica-gpus", "0"], "no layout"),
         (["--acceptance", "2"], "acceptance is 2"),
+        (["--in", "200000"], "made for 163,840"),
     ],
 )
 def test_a_question_without_an_answer_gets_one_line(more, said, capsys) -> None:
