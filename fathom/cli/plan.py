@@ -24,6 +24,7 @@ WORKS = (
     "drift",
     "validate",
     "deploy",
+    "web",
 )
 
 

@@ -62,12 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
+    from fathom.cli.planning.web import plan_page
     from fathom.serve.launch import Server
 
     config = configured(args)
     if (hosts := hosts_of(args)) is not None and hosts.number > 0:
         return lend(config, hosts)
-    server = Server(config)
+    server = Server(config, pages=[plan_page()])
     if not args.json:
         print(f"fathom {__version__}   loading {config.model} ...", flush=True)
 
@@ -191,6 +192,7 @@ def block(started: Started, *, keys: bool) -> str:
     return (
         f"\n  Ready in {started.seconds:.1f} s   {facts.parameters:,} parameters, context {facts.context:,} tokens\n"
         f"    Chat page     {started.url}/\n"
+        f"    Planner       {started.url}/plan\n"
         f"    OpenAI API    {started.url}/v1     model: {started.model}     key: {key}\n"
         f"    Try           fathom chat   ·   fathom doctor\n"
         "  Ctrl-C stops."

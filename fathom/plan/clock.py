@@ -76,7 +76,7 @@ class Steps:
 
 
 def transfer_s(point: Point, workload: Workload) -> float:
-    """What the cache of one prompt takes from a replica that prefills to one that decodes [s]; ranks send their own."""
+    """What the cache of a prompt takes from one replica to another [s]; ranks send side by side."""
     setup = point.replica.setup
     speed = setup.device.network_gbs or setup.device.link_gbs or setup.device.pcie_gbs
     if speed is None:

@@ -16,6 +16,7 @@ from typing import Literal
 
 from fathom.plan.pools import CHUNKS, Replica, Workload
 
+FULL = 0.97  # of the cache: lengths differ, and a request that finds no page waits or loses its place
 LOADS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # of what a pool that prefills could do
 
 Role = Literal["both", "prefill", "decode"]
@@ -84,9 +85,9 @@ def occupied(seats: float, sigmas: float) -> float:
 
 
 def batches(one: Replica) -> Iterator[float]:
-    """Sequences of a replica to try: the grid of its curve, and all its seats."""
-    yield from (load for load in one.decode.grid if load < one.seats)
-    yield one.seats
+    """Sequences of a replica to try: the grid of its curve, and a full cache."""
+    yield from (load for load in one.decode.grid if load < FULL * one.seats)
+    yield FULL * one.seats
 
 
 def decode_point(one: Replica, seats: float, workload: Workload) -> Point:
@@ -110,8 +111,8 @@ def best_decode(one: Replica, workload: Workload) -> Point | None:
 
 
 def fullest(keeps: Callable[[float], bool], one: Replica) -> float | None:
-    """The largest number of sequences from one per lane to all seats that `keeps` the targets; None: none does."""
-    low, high = float(one.lanes), max(one.seats, float(one.lanes))
+    """The most sequences, from one per lane to a full cache, that `keeps` the targets; None: none does."""
+    low, high = float(one.lanes), max(FULL * one.seats, float(one.lanes))
     if not keeps(low):
         return None
     if keeps(high):

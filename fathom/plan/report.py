@@ -117,7 +117,7 @@ def _decades(values: Sequence[float]) -> list[float]:
 
 
 def marks(chart: Chart) -> list[Mark]:
-    """What to draw, in units from the top left corner of WIDTH by HEIGHT: areas first, then lines, then words."""
+    """What to draw, in units from the top left corner of WIDTH by HEIGHT: the frame first, then areas, then lines."""
     if not any(one.points for one in chart.series):
         raise ConfigError(f"chart {chart.title!r} has no points; there is nothing to draw.")
     left = LEFT[chart.sideways]
@@ -136,7 +136,7 @@ def marks(chart: Chart) -> list[Mark]:
 
     drawn = [mark for i, one in enumerate(chart.series) for mark in _series(one, i, chart, place)]
     areas = [mark for mark in drawn if mark.filled]
-    return [*areas, *_frame(chart, x, y, left), *(mark for mark in drawn if not mark.filled), *_legend(chart)]
+    return [*_frame(chart, x, y, left), *areas, *(mark for mark in drawn if not mark.filled), *_legend(chart)]
 
 
 def _frame(chart: Chart, x: Axis, y: Axis, left: float) -> Iterator[Mark]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fathom.config import ModelConfig
+from fathom.errors import ConfigError
 from fathom.plan.arrivals import Arrival
 from fathom.plan.hardware import Device
 from fathom.plan.latency import Step
@@ -75,9 +76,13 @@ def find(
 
     Args: config: of a DeepSeek model, which knows more about what divides. curve: work out throughput against speed.
 
-    Raises: ConfigError: nothing fits, or nothing meets the targets.
+    Raises: ConfigError: nothing fits, nothing meets the targets, or requests are longer than the model's context.
     """
-    choices = choices or Choices()
+    choices, tokens = choices or Choices(), workload.input + workload.output
+    if shape.context and tokens > shape.context:
+        raise ConfigError(
+            f"a request has {tokens:,} tokens; {model or shape.name} is made for {shape.context:,}. Shorten it."
+        )
     if workload.gpus is not None:
         choices = replace(choices, gpus=min(choices.gpus, workload.gpus))
     made: list[Pools] = []
@@ -259,14 +264,15 @@ def verdict(found: Found, tried: Trial) -> list[str]:
         f"median time per token {tried.tpot.p50 * 1e3:.1f} ms {'lies within' if inside else 'lies OUTSIDE'} the plan's "
         f"{low * 1e3:.1f} to {high * 1e3:.1f} ms"
     )
-    for name, value, target in (
-        ("first token", tried.ttft.at(asked.percentile), asked.ttft_s),
-        ("time per token", tried.tpot.at(asked.percentile), asked.tpot_s),
+    for name, option, value, target in (
+        ("first token", "ttft", tried.ttft.at(asked.percentile), asked.ttft_s),
+        ("time per token", "tpot", tried.tpot.at(asked.percentile), asked.tpot_s),
     ):
         kept = value <= target * 1.001
+        hint = "" if kept else f"; a plan with --{option} {target * target / value * 1e3:,.1f}ms has the room"
         said.append(
-            f"{name} p{_nearest(asked.percentile)} {value * 1e3:,.0f} ms {'keeps' if kept else 'MISSES'} the target of "
-            f"{target * 1e3:,.0f} ms"
+            f"{name} p{_nearest(asked.percentile)} {value * 1e3:,.1f} ms {'keeps' if kept else 'MISSES'} the target of "
+            f"{target * 1e3:,.0f} ms{hint}"
         )
     return said
 
@@ -284,6 +290,9 @@ def why_not(found: Found) -> str:
     head = f"{name_of(other)} serves {abs(more):.1%} {'fewer' if more >= 0 else 'more'} requests per GPU"
     if asked.rps is not None and other.gpus == best.gpus:
         head = f"{name_of(other)} takes {best.gpus:,} GPUs too, and at most {other.rate:,.1f} requests/s"
+    elif asked.gpus is not None:
+        fewer = best.rate - other.rate
+        head = f"{name_of(other)} gives {other.rate:,.1f} requests/s on {other.gpus:,} GPUs, {fewer:,.1f} fewer"
     elif other.gpus != best.gpus:
         head += f" ({other.gpus:,} GPUs for {other.rate:,.1f}/s against {best.gpus:,} for {best.rate:,.1f}/s)"
     mine, theirs = (each.decode for each in (best, other))

@@ -187,13 +187,21 @@ def _trial(found: Found, tried: Trial, numbers: dict[str, Any]) -> Iterator[str]
         )
 
 
-HEAD = ("plan", "tok/s/user", "tok/s/GPU", "requests/GPU", "step [ms]", "bound by")
+HEAD = ("replies by", "prompts", "tok/s/user", "tok/s/GPU", "requests/GPU", "step [ms]", "bound by")
 
 
 def _row(point: Pareto) -> tuple[object, ...]:
     one = point.service.decode
-    name = name_of(point.service) + extras(one)
-    return (name, point.speed, point.throughput, one.mean / one.gpus, one.step_s * 1e3, bound(one))
+    prompts = layout_name(point.service.prefill.replica) if point.service.prefill else "same pool"
+    return (
+        layout_name(one.replica) + extras(one),
+        prompts,
+        point.speed,
+        point.throughput,
+        one.mean / one.gpus,
+        one.step_s * 1e3,
+        bound(one),
+    )
 
 
 def some(curve: Sequence[Pareto], asked: Workload) -> list[Pareto]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -22,18 +22,21 @@ from fathom.serve import observe, operate, routes, schema
 from fathom.serve.errors import ApiError, error_body
 from fathom.serve.front import Front
 from fathom.serve.guard import Access, Guard
+from fathom.serve.metrics import Metrics
+from fathom.serve.pages import Page, router_of
 
 log = logging.getLogger(__name__)
 
 
-def build(front: Front, access: Access) -> ASGIApp:
-    """The whole application; its lifespan starts and stops the engine worker."""
+def build(front: Front, access: Access, pages: Sequence[Page] = ()) -> ASGIApp:
+    """The whole application; its lifespan starts and stops the engine worker. pages: of other rooms."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         front.client.start()
         yield
         await front.client.stop()
+        await _close(pages)
 
     api = FastAPI(
         title="fathom",
@@ -46,14 +49,40 @@ def build(front: Front, access: Access) -> ASGIApp:
     api.state.front = front
     api.include_router(operate.router)
     api.include_router(observe.router)
+    _finish(api, pages)
     for prefix in routes.PREFIXES:
         api.include_router(routes.router, prefix=prefix, include_in_schema=prefix == "/v1")
+    return Guard(api, access, front.metrics)
+
+
+def build_alone(pages: Sequence[Page], access: Access) -> ASGIApp:
+    """Pages without an engine behind them; / leads to the first."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await _close(pages)
+
+    api = FastAPI(title="fathom", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    api.add_api_route("/", lambda: RedirectResponse(pages[0].name), response_class=RedirectResponse)
+    _finish(api, pages)
+    return Guard(api, access, Metrics())
+
+
+def _finish(api: FastAPI, pages: Sequence[Page]) -> None:
+    """What every application has: pages of other rooms, files, and errors in one envelope."""
+    for page in pages:
+        api.include_router(router_of(page))
     api.mount("/static", operate.page_files(), name="static")
     api.add_exception_handler(RequestValidationError, _invalid)
     api.add_exception_handler(HTTPException, _refused)
     api.add_exception_handler(InputError, _refused_input)
     api.add_exception_handler(Exception, _internal)
-    return Guard(api, access, front.metrics)
+
+
+async def _close(pages: Sequence[Page]) -> None:
+    for page in pages:
+        await page.source.close()
 
 
 _PATHS = [

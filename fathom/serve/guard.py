@@ -28,7 +28,7 @@ from fathom.serve.errors import ApiError, error_body
 from fathom.serve.metrics import Metrics
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-PUBLIC_PATHS = frozenset({"/", "/experts.html", "/health", "/ready", "/favicon.ico"})
+PUBLIC_PATHS = frozenset({"/", "/experts.html", "/plan", "/health", "/ready", "/favicon.ico"})
 PUBLIC_PREFIX = "/static/"
 MAX_HEADERS = 100
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")

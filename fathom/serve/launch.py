@@ -13,7 +13,7 @@ import errno
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import uvicorn
@@ -26,6 +26,7 @@ from fathom.serve.deployment import build_fleet
 from fathom.serve.fleet import Fleet
 from fathom.serve.front import Front, Limits
 from fathom.serve.guard import Access
+from fathom.serve.pages import Page
 from fathom.serve.ray import RayCluster
 from fathom.serve.router import RouterConfig
 from fathom.serve.served import ServedModel
@@ -101,7 +102,9 @@ class Server:
     Raises: InputError: the model, the host or the port cannot be used; before anything is loaded.
     """
 
-    def __init__(self, config: ServeConfig, *, command: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self, config: ServeConfig, *, command: tuple[str, ...] | None = None, pages: Sequence[Page] = ()
+    ) -> None:
         self._started_s = time.monotonic()
         self.config = config
         access = Access.for_host(config.host, config.api_keys, config.allow_hosts)
@@ -122,7 +125,7 @@ class Server:
         self.port: int = self._socket.getsockname()[1]
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
-                app.build(self.front, access),
+                app.build(self.front, access, pages),
                 log_level="warning",
                 access_log=False,
                 server_header=False,
@@ -139,8 +142,7 @@ class Server:
     @property
     def url(self) -> str:
         """Where a browser on this machine finds the page."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.config.host, self.config.host)  # noqa: S104
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        return address(self.config.host, self.port)
 
     @property
     def has_keys(self) -> bool:
@@ -183,12 +185,8 @@ class Server:
         on_ready(Started(self.url, self.front.served.name, seconds, facts))
 
 
-class _Uvicorn(uvicorn.Server):
-    """uvicorn with our ending: drain, then error events, then exit code 0."""
-
-    def __init__(self, config: uvicorn.Config, client: Fleet, drain_s: float) -> None:
-        super().__init__(config)
-        self._client, self._drain_s = client, drain_s
+class Quiet(uvicorn.Server):
+    """uvicorn that ends with exit code 0 on SIGINT and SIGTERM."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -204,6 +202,14 @@ class _Uvicorn(uvicorn.Server):
             for number, handler in kept.items():
                 signal.signal(number, handler)
 
+
+class _Uvicorn(Quiet):
+    """The same with our ending: drain, then error events."""
+
+    def __init__(self, config: uvicorn.Config, client: Fleet, drain_s: float) -> None:
+        super().__init__(config)
+        self._client, self._drain_s = client, drain_s
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let running replies finish for a while, then end them with an error event."""
         error: FathomError = WorkerError("the server is shutting down")
@@ -212,6 +218,12 @@ class _Uvicorn(uvicorn.Server):
             await super().shutdown(sockets)
         finally:
             timer.cancel()
+
+
+def address(host: str, port: int) -> str:
+    """The URL by which a browser on this machine reaches what listens there."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -40,6 +40,13 @@ def test_a_dense_model_has_one_lane_and_no_copies() -> None:
     assert all(not setup.overlap and setup.mtp == 0 for setup in setups(llama, device("h100"), Choices(gpus=8)))
 
 
+def test_without_a_network_a_replica_stays_on_one_machine() -> None:
+    alone = device("rtx4090")
+    assert alone.network_gbs is None
+    found = list(layouts(find("qwen3-30b-a3b"), alone, 64))
+    assert found and all(layout.world_size <= alone.link_world and layout.pp == 1 for layout, _ in found)
+
+
 def test_weights_that_do_not_fit_make_no_replica() -> None:
     """688.6 GB of weights on 8 x 80 GB do not fit; on 8 x 141 GB they do."""
     ask, layout = Workload(), Layout(dp=8, ep=8)

@@ -81,6 +81,7 @@ def test_the_median_of_the_trial_lies_in_the_plans_interval_or_it_is_said() -> N
     assert ("lies within" if inside else "OUTSIDE") in verdict(plan, tried)[0] and inside
     slow = replace(tried, tpot=replace(tried.tpot, p50=10.0, p90=11.0))
     assert "OUTSIDE" in verdict(plan, slow)[0] and "MISSES" in verdict(plan, slow)[2]
+    assert "--tpot 0.2ms" in verdict(plan, slow)[2]  # 50 ms x 50 ms / 11 s
 
 
 def test_a_plan_with_room_to_spare_is_faster_than_its_target() -> None:

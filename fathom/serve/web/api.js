@@ -6,12 +6,11 @@ import { events } from "./stream.js";
 const sentence = (text) =>
   text.replace(/^[a-z]+ /, (word) => word[0].toUpperCase() + word.slice(1)).replace(/[^.!?]$/, "$&.");
 
-/** `retryS`: the server's own hint, in seconds, when it gave one. */
+/** `retryS`: the server's own hint, in seconds, when it gave one. `param`: the input at fault; `status`: of the answer. */
 export class ApiError extends Error {
-  constructor(message, { code = null, retryS = null } = {}) {
+  constructor(message, { code = null, retryS = null, param = null, status = 0 } = {}) {
     super(sentence(message));
-    this.code = code;
-    this.retryS = retryS;
+    Object.assign(this, { code, retryS, param, status });
   }
 }
 
@@ -38,8 +37,8 @@ async function request(path, options = {}) {
   }
 }
 
-async function json(path) {
-  const response = await request(path);
+async function json(path, options) {
+  const response = await request(path, options);
   if (!response.ok) throw await failure(response);
   return response.json();
 }
@@ -51,7 +50,7 @@ async function failure(response) {
   const { error } = await response.json().catch(() => ({}));
   let message = error?.message ?? `The server answered ${response.status} ${response.statusText}`.trim();
   if (response.status === 401) message = `This server wants a key. Open the page as ${address("./")}#key=KEY`;
-  return new ApiError(message, { code: error?.code ?? null, retryS });
+  return new ApiError(message, { code: error?.code ?? null, retryS, param: error?.param ?? null, status: response.status });
 }
 
 /** Where the server stands: `ready`, `loading` (with its own words), or `lost`. */
@@ -76,6 +75,9 @@ export async function suggestions() {
 
 /** What every engine shows of its experts: {engines: {name: {load, placements, moved, ...}}}. */
 export const experts = () => json("experts");
+
+/** What the planner says: "inputs", or a section with its query string. */
+export const plan = (what, signal) => json(`v1/plan/${what}`, { signal });
 
 /** Ask an engine to move its experts to where their load asks for. */
 export async function rebalance(engine) {

@@ -49,8 +49,11 @@ def test_a_trace_is_what_the_plan_is_tried_with(tmp_path, capsys) -> None:
         (["--gpu", "h900"], "'h900' is not known"),
         (["--precision", "fp7"], "'fp7' is not known"),
         (["--cache", "fp4"], "cache is 'fp4'"),
-        (["--replica-gpus", "0"], "no layout"),
+        (["--replica-gpus", "0"], "gpus of a replica is 0"),
+        (["--mtp", "9"], "mtp is 9"),
+        (["--cache", ""], "caches names nothing"),
         (["--acceptance", "2"], "acceptance is 2"),
+        (["--in", "200000"], "made for 163,840"),
     ],
 )
 def test_a_question_without_an_answer_gets_one_line(more, said, capsys) -> None:
