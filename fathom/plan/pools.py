@@ -25,6 +25,7 @@ from fathom.plan.shape import Shape
 
 STEPS_PER_OCTAVE = 3  # points of a curve from one number of sequences to its double: between them it is a straight line
 MOST_TP, MOST_PP = 8, 4
+MOST_DRAFTS = 4
 MOST_COPIES = 0.25  # of the experts: what DeepSeek's own largest pool adds (64 of 256, arXiv:2412.19437, section 3.4)
 MOST_SEATS = 4096  # requests of a lane, where a model keeps next to nothing of each
 LEAST_CHUNK = 64  # the smallest that is looked at: what is left of a prompt
@@ -113,6 +114,13 @@ class Choices:
     engine: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("precisions", "caches", "mtp", "overlap", "split"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} names nothing to try; name one, or leave it out.")
+        if wrong := [n for n in self.mtp if not 0 <= n <= MOST_DRAFTS]:
+            raise ConfigError(f"mtp is {wrong[0]}; an engine drafts 0 to {MOST_DRAFTS} tokens a step.")
+        if self.gpus < 1:
+            raise ConfigError(f"gpus of a replica is {self.gpus}; it must be at least 1.")
         known = sorted(key.removeprefix("engine ") for key in shipped().added if key.startswith("engine "))
         if self.engine and self.engine not in known:
             named = [name for name in known if name]
@@ -124,7 +132,7 @@ def setups(shape: Shape, device: Device, choices: Choices, config: ModelConfig |
 
     Args: config: of a DeepSeek model; it knows more about what divides (Layout.check).
     """
-    drafts = sorted({min(n, 4) if shape.mtp else 0 for n in choices.mtp})
+    drafts = sorted({n if shape.mtp else 0 for n in choices.mtp})
     for layout, copies in layouts(shape, device, choices.gpus, config):
         for overlap in sorted({flag and layout.ep > 1 for flag in choices.overlap}):
             for precision in choices.precisions:

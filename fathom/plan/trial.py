@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from fathom.batching import Request, SchedulerConfig
+from fathom.errors import ConfigError
 from fathom.plan.arrivals import PARTS, Arrival, length, level, mean_rate, poisson, thinned
 from fathom.plan.clock import PAGE_TOKENS, Steps, limits, transfer_s
 from fathom.plan.points import Point, at_rate
@@ -30,6 +31,7 @@ from fathom.plan.simulate import (
     token_times,
 )
 
+MOST_SPREAD = 3.0  # of lengths: beyond it, one request in a thousand is most of the work
 PERCENTS = (50.0, 90.0, 99.0)
 ROWS, STEPS = 100_000, 5_000  # rows and steps of one window, at most: some three seconds of the scheduler's own work
 PROMPTS, MOST_LANES = 800, 16
@@ -133,6 +135,8 @@ def trial(
     Args: seed: the same one gives the same result. spread: of lengths, see arrivals.poisson. rows: to plan at most.
           pace: 1.1 makes every step a tenth longer than predicted.
     """
+    if not 0.0 <= spread <= MOST_SPREAD:
+        raise ConfigError(f"spread is {spread:g}; it must be at least 0 and at most {MOST_SPREAD:g}, such as 0.2.")
     rate = mean_rate(trace) if trace else workload.rps * workload.peak if workload.rps is not None else service.rate
     asked = Asked(service, workload, rate, seed, tuple(trace), spread, rows, pace, progress)
     busiest = _window(asked)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from fathom.errors import ConfigError
 from fathom.plan.arrivals import Arrival
 from fathom.plan.points import best_both, best_decode, prefill_points
 from fathom.plan.pools import Workload
@@ -72,6 +73,12 @@ def test_progress_is_told(apart) -> None:
     told: list[tuple[str, float]] = []
     trial(apart, ASK, rows=ROWS, progress=lambda what, share: told.append((what, share)))
     assert {what for what, _ in told} == {"prefill", "decode"} and max(share for _, share in told) > 0.5
+
+
+@pytest.mark.parametrize("spread", [-0.1, 9.0, float("nan")])
+def test_lengths_that_cannot_be_drawn_are_refused(together, spread) -> None:
+    with pytest.raises(ConfigError, match="spread is"):
+        trial(together, ASK, spread=spread)
 
 
 def test_weights_move_percentiles() -> None:
