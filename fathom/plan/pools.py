@@ -121,8 +121,6 @@ class Choices:
             raise ConfigError(f"mtp is {wrong[0]}; an engine drafts 0 to {MOST_DRAFTS} tokens a step.")
         if self.gpus < 1:
             raise ConfigError(f"gpus of a replica is {self.gpus}; it must be at least 1.")
-
-    def __post_init__(self) -> None:
         known = sorted(key.removeprefix("engine ") for key in shipped().added if key.startswith("engine "))
         if self.engine and self.engine not in known:
             named = [name for name in known if name]
