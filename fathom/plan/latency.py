@@ -36,6 +36,7 @@ WAIT = 0.07  # standard deviation of the time of a rank's step, relative: sequen
 #: quantised copies, query, keys, output), of a row that goes to an expert (gathered in FP8, added up in BF16), and of
 #: the gate and up products of an expert (BF16, activated, quantised).
 PASS_BYTES, ROW_BYTES, GATE_BYTES = 24, 6, 10
+ROPE_BYTES = 4  # of a query that is turned and put together, and of an expanded key as well
 
 
 @dataclass(frozen=True)
@@ -328,7 +329,8 @@ def _passes(setup: Setup, tokens: float) -> Part:
     shape, layout = setup.shape, setup.layout
     width = 0.0
     for block in shape.blocks:
-        width += block.count * PASS_BYTES * shape.hidden
+        turned = ROPE_BYTES * (2 if block.attention.kind == "latent" else 1) * block.attention.heads
+        width += block.count * (PASS_BYTES * shape.hidden + turned * block.attention.qk_dim)
         if block.moe:
             width += block.count * block.moe.chosen * (ROW_BYTES * shape.hidden + GATE_BYTES * block.moe.width)
     size = width * tokens / layout.tp

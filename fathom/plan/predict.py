@@ -53,8 +53,11 @@ def _latency(asked: Case, found: rates.Rates, knobs: Knobs) -> Quantity | Refusa
 def best(asked: Case, knobs: Knobs) -> rates.Rates | None:
     """The best of the layouts that people use within a node, as many sequences as memory and the limit allow."""
     found = []
-    for setup in layouts(asked.setup, asked.devices):
-        if rate := rates.saturated(setup, asked.prompt, asked.output, tpot_s=asked.limit_s, knobs=knobs):
+    drafts = sorted({0, asked.setup.mtp})
+    for setup in (replace(one, mtp=n) for one in layouts(asked.setup, asked.devices) for n in drafts):
+        if rate := rates.saturated(
+            setup, asked.prompt, asked.output, tpot_s=asked.limit_s, variation=asked.variation, knobs=knobs
+        ):
             found.append(rate)
     return max(found, key=lambda rate: rate.output, default=None)
 
@@ -73,18 +76,15 @@ def _prefill(asked: Case, knobs: Knobs) -> Quantity | Refusal:
     tokens = asked.concurrency / asked.setup.layout.dp or STEP_TOKENS
     tokens = min(tokens, 4 * STEP_TOKENS)
     cached = asked.prompt * asked.cached
-    setups = [asked.setup, replace(asked.setup, overlap=True)] if asked.setup.layout.dp > 1 else [asked.setup]
-    computed = max(rates.reading(s, tokens, asked.prompt - cached, cached, knobs) for s in setups)
+    computed = max(rates.reading(s, tokens, asked.prompt - cached, cached, knobs) for s in ways(asked))
     return _rate(asked, computed / (1 - asked.cached), "prefill", knobs, "compute")
 
 
 def _decode(asked: Case, knobs: Knobs) -> Quantity | Refusal:
     setup, context = asked.setup, asked.prompt + asked.output / 2
-    alone = setup.overlap or setup.layout.dp == 1 or not asked.alternating
-    setups = [setup] if alone else [setup, replace(setup, overlap=True)]
     count = asked.concurrency or memory(setup).sequences(context)
     while count >= 1:
-        step = min((decode_step(s, count, context, knobs) for s in setups), key=lambda found: found.seconds)
+        step = min((decode_step(s, count, context, knobs) for s in ways(asked)), key=lambda found: found.seconds)
         tpot = step.seconds / setup.accepted
         if tpot <= asked.limit_s or asked.concurrency:
             if asked.metric.startswith("tpot"):
@@ -92,6 +92,14 @@ def _decode(asked: Case, knobs: Knobs) -> Quantity | Refusal:
             return _rate(asked, count / tpot / setup.devices, "large", knobs, step.bound)
         count /= 1.02
     return Refusal(f"no batch keeps {asked.limit_s * 1e3:g} ms per token")
+
+
+def ways(asked: Case) -> list[Setup]:
+    """The setup, and with two micro-batches where rows cross the network and nobody says that they are off."""
+    setup = asked.setup
+    if setup.overlap or not asked.alternating or setup.layout.ep <= setup.device.link_world:
+        return [setup]
+    return [setup, replace(setup, overlap=True)]
 
 
 def _rate(asked: Case, each: float, kind: str, knobs: Knobs, bound: str) -> Quantity | Refusal:

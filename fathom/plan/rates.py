@@ -152,21 +152,24 @@ def first_keys(service: Service) -> tuple[str, ...]:
 
 
 def saturated(
-    setup: Setup, prompt: float, output: float, *, tpot_s: float = math.inf, knobs: Knobs | None = None
-) -> Rates | None:
+    setup: Setup, prompt: float, output: float, *, tpot_s: float = math.inf, variation: float = 0.0,
+    knobs: Knobs | None = None,
+) -> Rates | None:  # fmt: skip
     """The most that a replica gives within its memory and a time per token; None: no sequence fits, or none in time.
 
-    Prompts fill whole steps, and are always there.
+    Prompts fill whole steps, and are always there. Args: variation: squared, of the lengths of answers; a long one is
+    met more often than a short one, and so the mean context grows.
     """
     knobs = knobs or shipped()
-    most = memory(setup).sequences(prompt + output * 0.6)  # ends are spread out, so few have their full length
+    context = prompt + output * (1 + variation) / 2
+    most = memory(setup).sequences(context + 0.1 * output)  # ends are spread out, so few have their full length
     most = min(most, 4096 * setup.layout.dp)
     tokens = STEP_TOKENS * setup.layout.dp
     reading = prefill_step(setup, tokens, 0.0, prompt, knobs).seconds * prompt / tokens
     best = None
     count = float(setup.layout.dp)
     while count <= most:
-        step = decode_step(setup, count, prompt + output / 2, knobs)
+        step = decode_step(setup, count, context, knobs)
         tpot = step.seconds / setup.accepted + count / output * reading
         rate = count / tpot / setup.devices
         if tpot <= tpot_s and (best is None or rate > best.output):

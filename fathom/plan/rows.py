@@ -58,6 +58,8 @@ RANDOM_SHARE = 0.9  # lengths uniform in [0.8, 1.0] of nominal: their mean
 #: Mean tokens of the data sets of MLPerf Inference (prompt, answer) where a row does not say; mlcommons/inference.
 DATASETS = {"deepseek-r1": (800, 3750), "llama-2-70b": (294, 294), "llama-3.1-405b": (9400, 684),
             "mixtral-8x7b": (400, 145), "llama-3.1-8b": (778, 73)}  # fmt: skip
+#: Squared variation of the lengths of answers in its data sets: as if each token were as likely as any to be the last.
+VARIATION = 1.0
 #: 99th percentile over mean of the time per token in its Server and Interactive scenarios: means of 56.15 and 11.54 ms
 #: where 80 and 15 are allowed (NVIDIA, GB300, v6.0, DeepSeek-R1).
 TAIL = 1.36
@@ -83,7 +85,7 @@ class Case:
 
     way: aggregated, split, saturated (no batch is given: as many as fit), decode, prefill. setup: of the replica (of
     those that decode); reads: of those that read prompts. limit_s: on the time per token. value: in `unit`.
-    alternating: it may run two micro-batches.
+    alternating: it may run two micro-batches. variation: squared, of the lengths of answers.
     """
 
     id: str
@@ -103,6 +105,7 @@ class Case:
     cached: float = 0.0
     poll: float = 1
     alternating: bool = True
+    variation: float = 0.0
 
     @property
     def service(self) -> Service:
@@ -169,8 +172,8 @@ def _case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
     prompt, output = lengths(row, shape.name)
     base = Setup(
         shape, device, precision=weights(row["precision"], shape), engine=engine, date=dated(system, conditions),
-        mtp=drafts(row), acceptance=accepted(conditions), cache=cached_as(row, device, engine),
-        overlap="tbo" in words(row) or "dbo" in words(row) or "overlap" in words(row), redundant=redundant(row, shape),
+        mtp=drafts(row, shape), acceptance=accepted(conditions), cache=cached_as(row, device, engine),
+        overlap=alternates(row, engine), redundant=redundant(row, shape),
         balancedness=1.0 if "balanced routing" in conditions else None,
     )  # fmt: skip
     made: dict[str, Any] = {
@@ -190,8 +193,9 @@ def _case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
     if row["kind"] == "serving_mixed" and not row["batch"].strip().startswith("conc"):
         if row["metric"].startswith("tpot") and limit is None:
             return Refusal("a time per token without a number of requests")
+        varied = VARIATION if "mean" in row["output_len"] else 0.0
         return Case(**made, way="saturated", setup=base, prompt=prompt, output=output, devices=count,
-                    limit_s=(limit or float("inf")) / TAIL)  # fmt: skip
+                    limit_s=(limit or float("inf")) / TAIL, variation=varied)  # fmt: skip
     setup = _with_layout(base, layout(row["parallelism"], count, shape))
     if row["kind"] == "serving_mixed":
         return Case(**made, way="aggregated", setup=setup, prompt=prompt, output=output, devices=setup.devices,
@@ -232,8 +236,9 @@ def _inferencex(row: Mapping[str, str]) -> bool:
 
 
 def cached_as(row: Mapping[str, str], device: Device, engine: str) -> Literal["bf16", "fp8"]:
-    """How latents, keys and values are kept: as a row says; InferenceX: FP8, but for SGLang on Hopper."""
+    """How latents, keys and values are kept: as a row says; InferenceX: FP8, but for SGLang on Hopper; MLPerf: FP8."""
     narrow = _inferencex(row) and (device.fp4_tflops is not None or engine == "trtllm")
+    narrow = narrow or "mlperf" in row["system"].lower()
     return "fp8" if narrow or "fp8 kv" in row["conditions"].lower() else "bf16"
 
 
@@ -243,6 +248,12 @@ def poll(row: Mapping[str, str], device: Device, engine: str) -> float:
     if engine != "sglang" or not _inferencex(row) or device.fp4_tflops is None:
         return 1
     return 30 if _concurrency(row) >= 16 else 10
+
+
+def alternates(row: Mapping[str, str], engine: str) -> bool:
+    """Whether two micro-batches take turns: as a row says; CloudMatrix-Infer always (arXiv:2506.12708, section 4.2)."""
+    said = words(row)
+    return engine == "cloudmatrix" or any(word in said for word in ("tbo", "dbo", "overlap"))
 
 
 def _hits(row: Mapping[str, str]) -> float:
@@ -260,7 +271,7 @@ def words(row: Mapping[str, str]) -> str:
 def lengths(row: Mapping[str, str], name: str) -> tuple[float, float]:
     """Mean tokens of a prompt and of an answer."""
     share = RANDOM_SHARE if "[0.8,1.0]" in row["conditions"] else 1.0
-    usual = (4096, 1024) if row["kind"] != "serving_mixed" else DATASETS.get(name, (1024, 1024))
+    usual = (4096, 0) if row["kind"] != "serving_mixed" else DATASETS.get(name, (1024, 1024))
     found = [_length(row[key], usual[at]) * share for at, key in enumerate(("input_len", "output_len"))]
     return found[0], found[1]
 
@@ -284,8 +295,13 @@ def weights(text: str, shape: Shape) -> str:
     return next((name for word, name in WRITTEN if word in plain), "")
 
 
-def drafts(row: Mapping[str, str]) -> int:
-    """Tokens drafted per step."""
+def drafts(row: Mapping[str, str], shape: Shape) -> int:
+    """Tokens drafted per step, at most: of a model with an MTP module, where a row speaks of it and does not deny it.
+
+    MLPerf allows it from v6.0 on.
+    """
+    if shape.mtp is None or "v5.1" in row["system"]:
+        return 0
     text = row["conditions"].lower() + row["parallelism"].lower()
     if "no mtp" in text or "mtp" not in text:
         return 0
