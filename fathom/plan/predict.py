@@ -129,5 +129,6 @@ def _rate(asked: Case, each: float, kind: str, knobs: Knobs, bound: str) -> Quan
 
 
 def _interval(value: float, asked: Case, kind: str, knobs: Knobs, bound: str) -> Quantity:
-    spread = math.exp(knobs.spread.get(kind, 0.3))
+    own = knobs.spread.get(f"{kind} {asked.setup.shape.family}")
+    spread = math.exp(own if own is not None else knobs.spread.get(kind, 0.3))
     return Quantity(value, asked.unit, asked.metric, value / spread, value * spread, bound, "fitted")

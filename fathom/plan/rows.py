@@ -165,6 +165,8 @@ def _case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
     if "+" in row["hardware"].replace("+ CX", "").replace("+CX", ""):
         return Refusal("devices of two kinds: a GPU beside a CPU that holds the experts")
     device = catalogue.find(re.sub(r"^\d+x ", "", row["hardware"]))
+    if device.memory.startswith("DDR"):
+        return Refusal("a CPU; the laws of kernels are those of accelerators (see `fathom plan calibrate`)")
     system, conditions = row["system"].lower(), row["conditions"].lower()
     engine = engine_of(system)
     number, unit = counted(row["value"], "value"), row["unit"]
