@@ -100,18 +100,15 @@ def _bars(rows: list[tuple[str, Fit]]) -> Plot:
     """One bar a row, in parts: of one device [GB]; what reaches beyond its memory does not fit."""
     series, reached = [], [0.0] * len(rows)
     named = ("experts", "other weights", "runtime", "activations", "room for the cache")
-    notes: dict[str, tuple[str, ...]] = {}
     for name in named:
         sizes = [_size(found.memory, name) / 1e9 for _, found in rows]
         low, high = tuple(reached), tuple(r + size for r, size in zip(reached, sizes, strict=True))
-        points = tuple((float(i), end) for i, end in enumerate(high))
-        series.append(Series(name, points, "bars", low, high))
-        notes[name] = tuple(f"{digits(size)} GB" for size in sizes)
+        series.append(Series(name, tuple((float(i), size) for i, size in enumerate(sizes)), "bars", low, high))
         reached = list(high)
     limits = tuple((float(i), found.setup.device.driver_bytes / 1e9) for i, (_, found) in enumerate(rows))
     series.append(Series("memory of the device", limits, "dots", colour=MARK))
     chart = Chart("Memory of one device", "", "memory [GB]", tuple(series), tuple(n for n, _ in rows), sideways=True)
-    return Plot("memory", chart, notes)
+    return Plot("memory", chart)
 
 
 def _size(held: Memory, name: str) -> float:

@@ -117,18 +117,16 @@ def price_of(one: Service) -> float:
 
 def _plots(found: Found) -> list[Plot]:
     curve, step = charts(found)
-    notes = {name: [_words(point) for point in points] for name, points in _kinds(found).items()}
-    made = [Plot("pareto", replace(curve, title="Throughput against speed"), {k: tuple(v) for k, v in notes.items()})]
+    notes = {name: tuple(_words(point) for point in points) for name, points in _kinds(found).items()}
+    made = [Plot("pareto", replace(curve, title="Throughput against speed"), notes)]
     if found.chosen.usd_per_hour is not None:
-        made.append(Plot("cost", _cost(found), {k: tuple(v) for k, v in notes.items()}))
+        made.append(Plot("cost", _cost(found), notes))
     parts = step_of(found.chosen.decode).parts
     bounds = tuple(f"bound by {part.bound}" for part in parts)
     shown, hidden = step.series
-    ends = tuple(part.seconds * 1e3 for part in parts)
-    behind = replace(hidden, points=tuple(enumerate(ends)), low=tuple(y for _, y in shown.points), high=ends)
-    behind = replace(behind, colour=FRONTIER)
-    notes_of = {shown.name: bounds, hidden.name: tuple(f"{digits(part.hidden * 1e3)} ms" for part in parts)}
-    return [*made, Plot("step", replace(step, series=(shown, behind)), notes_of)]
+    low, high = tuple(y for _, y in shown.points), tuple(part.seconds * 1e3 for part in parts)
+    behind = replace(hidden, low=low, high=high, colour=FRONTIER)
+    return [*made, Plot("step", replace(step, series=(shown, behind)), {shown.name: bounds})]
 
 
 def _kinds(found: Found) -> dict[str, list[Pareto]]:

@@ -11,8 +11,9 @@ export function figures(plot) {
   const value = plot.y_label || "value";
   const noted = Object.keys(plot.notes).length > 0;
   const spread = plot.series.some((one) => one.low.length);
+  const ends = plot.series.some((one) => one.kind === "bars" && one.low.length) ? ["from", "to"] : ["low", "high"];
   const across = plot.categories.length ? plot.x_label || "of" : plot.x_label;
-  const head = ["series", across, value, ...(spread ? ["low", "high"] : []), ...(noted ? ["note"] : [])];
+  const head = ["series", across, value, ...(spread ? ends : []), ...(noted ? ["note"] : [])];
   const rows = plot.series.flatMap((one) =>
     one.points.map(([x, y], i) => [
       one.name,
@@ -43,7 +44,7 @@ export function picture(plot, drawn, theme, footer) {
   const brush = canvas.getContext("2d");
   brush.font = `12px ${theme.font}`;
   const keys = placed(drawn.key, brush, width);
-  const top = margin + 24 + 18 * (1 + Math.max(...keys.map(({ row }) => row), 0)) + 20;
+  const top = margin + 24 + 18 * (1 + Math.max(...keys.map(({ row }) => row), 0)) + (plot.sideways ? 0 : 20);
   const height = top + source.height / ratio + 28;
   Object.assign(canvas, { width: (width + 2 * margin) * ratio, height: height * ratio });
   brush.scale(ratio, ratio);

@@ -12,7 +12,8 @@ export function said(value) {
   const digits = value / scale;
   const before = Math.floor(Math.log10(Math.abs(digits))) + 1;
   const after = Math.max(0, 3 - before);
-  return digits.toLocaleString("en", { minimumFractionDigits: 0, maximumFractionDigits: after }) + word;
+  const least = Number.isInteger(digits) ? 0 : after;
+  return digits.toLocaleString("en", { minimumFractionDigits: least, maximumFractionDigits: after }) + word;
 }
 
 /** Beside an axis: short, and as precise as its neighbours need. */

@@ -183,7 +183,7 @@ function figureOf(one, plot) {
   const files = made("div", { className: "keep" });
   const key = made("ul", { className: "key" });
   const box = made("div", { className: "plot", tabIndex: 0 });
-  const point = made("output", { className: "point" });
+  const point = made("output", { className: Object.keys(plot.notes).length ? "point noted" : "point" });
   const up = made("p", { className: "up", textContent: plot.sideways ? "" : plot.y_label });
   const element = made("figure", { id: `figure-${plot.name}` }, made("figcaption", {}, heading, files), key, ...(plot.sideways ? [] : [up]), box, point, data(one, plot.name, { ...figures(plot), title: "Table" }));
   element.setAttribute("aria-labelledby", id);

@@ -207,11 +207,10 @@ function sayings(plot, series, at, x) {
   const head = plot.categories.length ? plot.categories[x] : `${said(x)} ${along || plot.x_label}`;
   const parts = series.flatMap((one, i) => {
     const index = at[i].get(x);
-    if (index === undefined || (one.colour === FRONTIER && series.length > 1)) return [];
+    if (index === undefined || (one.colour === FRONTIER && one.kind === "line")) return [];
     const [, y] = one.points[index];
     const span = one.low.length && one.kind !== "bars" ? ` (${said(one.low[index])} to ${said(one.high[index])})` : "";
     const note = plot.notes[one.name]?.[index];
-    if (one.kind === "bars" && one.low.length && note) return [`${one.name} ${note}`];
     return [`${one.name} ${said(y)}${across ? ` ${across}` : ""}${span}${note ? `, ${note}` : ""}`];
   });
   return `${head}: ${parts.join("; ")}`;
