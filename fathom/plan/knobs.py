@@ -44,7 +44,8 @@ class Knobs:
     """Logarithms (`drift` aside): means of all, and what a key adds, such as added["engine sglang"]["layer"].
 
     first: see rates.first_token_s. covariance: of two means, by their names ("layer prompt"). spread: half of an 80 %
-    interval of a prediction whose group had no part in the fit, in logarithm, by what is predicted.
+    interval of a prediction whose group had no part in the fit, in logarithm, by what is predicted ("tpot", or for a
+    family "tpot deepseek").
     """
 
     layer: float

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+from fathom.errors import ConfigError
 from fathom.layout import Layout
 from fathom.plan import rates
 from fathom.plan.hardware import Catalogue
@@ -25,7 +27,15 @@ def predict_serving(row: Mapping[str, str], catalogue: Catalogue, knobs: Knobs |
     asked = case(row, catalogue)
     if isinstance(asked, Refusal):
         return asked
-    knobs = knobs or shipped()
+    try:
+        return _predict(asked, knobs or shipped())
+    except ConfigError as error:
+        return Refusal(str(error))
+
+
+def _predict(asked: Case, knobs: Knobs) -> Quantity | Refusal:
+    if other := re.search(r"p\d\d|max|min", asked.metric):
+        return Refusal(f"{asked.metric}: means are predicted, no {other[0]}")
     if asked.way in ("aggregated", "split"):
         return _latency(asked, rates.measured(asked.service, knobs), knobs)
     if asked.way == "saturated":
@@ -33,18 +43,25 @@ def predict_serving(row: Mapping[str, str], catalogue: Catalogue, knobs: Knobs |
         if found is None:
             return Refusal(f"{asked.setup.shape.name} does not fit {asked.devices} x {asked.setup.device.name}")
         if asked.metric.startswith("tpot"):
-            return _interval(found.tpot_s * SECONDS[asked.unit], asked, "most", knobs, found.step.bound)
+            return _interval(found.tpot_s * seconds(asked.unit), asked, "most", knobs, found.step.bound)
         return _rate(asked, found.output, "most", knobs, found.step.bound)
     if asked.way == "prefill":
         return _prefill(asked, knobs)
     return _decode(asked, knobs)
 
 
+def seconds(unit: str) -> float:
+    """A second in a unit of time. Raises: ConfigError: it is none."""
+    if unit not in SECONDS:
+        raise ConfigError(f"a time in {unit!r}; use {', '.join(SECONDS)}.")
+    return SECONDS[unit]
+
+
 def _latency(asked: Case, found: rates.Rates, knobs: Knobs) -> Quantity | Refusal:
     if asked.metric.startswith("tpot"):
-        return _interval(found.tpot_s * SECONDS[asked.unit], asked, "tpot", knobs, found.step.bound)
+        return _interval(found.tpot_s * seconds(asked.unit), asked, "tpot", knobs, found.step.bound)
     if asked.metric.startswith("ttft"):
-        return _interval(found.ttft_s * SECONDS[asked.unit], asked, "ttft", knobs, "queue of prompts")
+        return _interval(found.ttft_s * seconds(asked.unit), asked, "ttft", knobs, "queue of prompts")
     if asked.metric.startswith("output_tokens"):
         return _rate(asked, found.output, "tpot", knobs, found.step.bound)
     return Refusal(f"metric {asked.metric} of replicas in service")
@@ -88,7 +105,7 @@ def _decode(asked: Case, knobs: Knobs) -> Quantity | Refusal:
         tpot = step.seconds / setup.accepted
         if tpot <= asked.limit_s or asked.concurrency:
             if asked.metric.startswith("tpot"):
-                return _interval(tpot * SECONDS[asked.unit], asked, "large", knobs, step.bound)
+                return _interval(tpot * seconds(asked.unit), asked, "large", knobs, step.bound)
             return _rate(asked, count / tpot / setup.devices, "large", knobs, step.bound)
         count /= 1.02
     return Refusal(f"no batch keeps {asked.limit_s * 1e3:g} ms per token")
@@ -112,5 +129,6 @@ def _rate(asked: Case, each: float, kind: str, knobs: Knobs, bound: str) -> Quan
 
 
 def _interval(value: float, asked: Case, kind: str, knobs: Knobs, bound: str) -> Quantity:
-    spread = math.exp(knobs.spread.get(kind, 0.3))
+    own = knobs.spread.get(f"{kind} {asked.setup.shape.family}")
+    spread = math.exp(own if own is not None else knobs.spread.get(kind, 0.3))
     return Quantity(value, asked.unit, asked.metric, value / spread, value * spread, bound, "fitted")

@@ -60,6 +60,10 @@ class Service:
     ran: bool = False
 
     def __post_init__(self) -> None:
+        if min(self.replicas) < 1:
+            raise ConfigError(
+                f"{self.replicas[0]} replicas that read and {self.replicas[1]} that decode; use 1 or more."
+            )
         if not (self.concurrency > 0 and self.prompt > 0 and self.output > 0):
             raise ConfigError(
                 f"{self.concurrency:g} requests of {self.prompt:g} tokens, answered with {self.output:g}; each must be "
@@ -160,6 +164,8 @@ def saturated(
     Prompts fill whole steps, and are always there. Args: variation: squared, of the lengths of answers; a long one is
     met more often than a short one, and so the mean context grows.
     """
+    if not (prompt > 0 and output > 0):
+        raise ConfigError(f"prompts of {prompt:g} tokens and answers of {output:g}; both must be above 0.")
     knobs = knobs or shipped()
     context = prompt + output * (1 + variation) / 2
     most = memory(setup).sequences(context + 0.1 * output)  # ends are spread out, so few have their full length

@@ -35,6 +35,7 @@ NARROW = {
 #: Scale of Student's t of single points, in logarithm, and its degrees of freedom: some runs met a fault, and say
 #: little.
 NOISE = {"tpot": (0.12, 4.0), "ttft": (0.15, 2.0)}
+FEW = 30  # points of a family that weigh as much as all others in its spread
 PASSES = 2  # what prompts cost depends on the knobs themselves
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -202,7 +203,10 @@ def refit(rows: Sequence[Mapping[str, str]], catalogue: Catalogue) -> Knobs:
         for n, a in enumerate(MEANS) for b in MEANS[n:] if a in pool.place and b in pool.place
     }  # fmt: skip
     first = ttft_pool(found, best)
-    spread = {"tpot": spread_of(pool), "ttft": spread_of(first)}
+    spread: dict[str, float] = {}
+    for metric, of in (("tpot", pool), ("ttft", first)):
+        families = [one.setup.shape.family for one in found if one.metric.startswith(metric)]
+        spread |= {f"{metric} {name}".strip(): value for name, value in spread_of(of, families).items()}
     made = replace(into(best, first, first.fit()[0]), covariance=covariance, spread=spread)
     return replace(made, spread=spread | spreads(rows, catalogue, made))
 
@@ -220,9 +224,20 @@ def spreads(rows: Sequence[Mapping[str, str]], catalogue: Catalogue, knobs: Knob
     return {kind: round(float(np.quantile(error, 0.8)), 3) for kind, error in found.items()}
 
 
-def spread_of(pool: Pool) -> float:
-    """Half of an 80 % interval in logarithm: the error that 80 % of the points left out stay below."""
-    return round(float(np.quantile(np.abs(np.log(pool.left_out() / pool.value)), 0.8)), 3)
+def spread_of(pool: Pool, families: Sequence[str] = ()) -> dict[str, float]:
+    """Half of an 80 % interval in logarithm: the error that 80 % of the points left out stay below; "" of all, and of
+    each family as far as its points outweigh FEW of all.
+
+    Args: families: of the points, in their order.
+    """
+    error = np.abs(np.log(pool.left_out() / pool.value))
+    whole = float(np.quantile(error, 0.8))
+    found = {"": round(whole, 3)}
+    for family in sorted(set(families)):
+        own = error[np.array([one == family for one in families])]
+        weight = len(own) / (len(own) + FEW)
+        found[family] = round(float(weight * np.quantile(own, 0.8) + (1 - weight) * whole), 3)
+    return found
 
 
 def toml(knobs: Knobs) -> str:

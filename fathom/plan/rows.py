@@ -51,6 +51,8 @@ ALIASES = (
 )
 ENGINES = {"sglang": "sglang", "vllm": "vllm", "trtllm": "trtllm", "tensorrt": "trtllm", "deepseek": "deepseek",
            "cloudmatrix": "cloudmatrix", "mlperf": "trtllm"}  # fmt: skip
+DEGREE = re.compile(r"(?<![A-Z])(DEP|TP|DP|EP|PP)\s?[=:]?\s?(\d+)", re.IGNORECASE)
+APART = re.compile(r"P(?:: ?| )(?:(\d+) ?x ?)?\(?(.*?)\)?[ ,;+/]+D(?:: ?| )(?:(\d+) ?x ?)?\(?(.*?)\)?", re.IGNORECASE)
 WRITTEN = (("w4", "mxfp4"), ("q4_k_m", "q4_k_m"), ("int8", "int8"), ("fp8", "fp8"), ("bf16", "bf16"), ("fp16", "bf16"))
 #: When a round of MLPerf was submitted, a version or a month that a system names.
 RELEASES = (("v5.1", "2025-08"), ("v6.0", "2026-02"), ("sglang 0.4", "2025-05"), ("june 2025", "2025-06"))
@@ -163,6 +165,8 @@ def _case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
     if "+" in row["hardware"].replace("+ CX", "").replace("+CX", ""):
         return Refusal("devices of two kinds: a GPU beside a CPU that holds the experts")
     device = catalogue.find(re.sub(r"^\d+x ", "", row["hardware"]))
+    if device.memory.startswith("DDR"):
+        return Refusal("a CPU; the laws of kernels are those of accelerators (see `fathom plan calibrate`)")
     system, conditions = row["system"].lower(), row["conditions"].lower()
     engine = engine_of(system)
     number, unit = counted(row["value"], "value"), row["unit"]
@@ -213,10 +217,12 @@ def _large(
     number = re.search(r"^\d+$", row["batch"].strip())
     if number:
         each = float(number[0]) / setup.layout.dp * (prompt if way == "prefill" else 1)
+    if not prompt > 0:
+        raise ConfigError(f"prompts or contexts of {prompt:g} tokens; they must be above 0.")
     limit = float("inf")
     if found := re.search(r"tpot\s*<=?\s*([\d.]+)\s*ms", row["conditions"].lower()):
         limit = float(found[1]) / 1e3
-    if found := re.search(r"(\d+)-(\d+) tok/s(?:/user| per user)", row["conditions"].lower()):
+    if found := re.search(r"([1-9]\d*)-(\d+) tok/s(?:/user| per user)", row["conditions"].lower()):
         limit = 2.0 / (float(found[1]) + float(found[2]))
     if re.search(r"no[- ](?:tbo|dbo|overlap)|overlap off", f"{row['parallelism']} {row['conditions']}".lower()):
         made = {**made, "alternating": False}
@@ -324,7 +330,7 @@ def redundant(row: Mapping[str, str], shape: Shape) -> int:
 
 def layout(text: str, count: int, shape: Shape) -> Layout:
     """The layout of one replica on `count` devices. Raises: ConfigError: it is not understood."""
-    degrees = {name.lower(): int(n) for name, n in re.findall(r"\b(DEP|TP|DP|EP|PP)\s?(\d+)", text)}
+    degrees = {name.lower(): int(n) for name, n in DEGREE.findall(text)}
     if "dep" in degrees:
         return Layout(dp=degrees["dep"], ep=degrees["dep"] if shape.moe else 1)
     if found := re.search(r"(\d+) ranks", text):
@@ -347,12 +353,13 @@ def _with_layout(setup: Setup, found: Layout) -> Setup:
 
 
 def _replicas(text: str, base: Setup) -> tuple[Setup, Setup, tuple[int, int]] | None:
-    """Of `P 1x(TP4 DP1 EP4) D 4x(TP8 DP1 EP8)`."""
-    found = re.fullmatch(r"P (\d+)x\(([^)]*)\) D (\d+)x\(([^)]*)\)", text.strip())
-    if found is None:
+    """Of `P 1x(TP4 DP1 EP4) D 4x(TP8 DP1 EP8)`, `P: 2xTP8, D: DEP16`."""
+    found = APART.fullmatch(text.strip())
+    if found is None or not all(DEGREE.search(found[at]) for at in (2, 4)):
         return None
-    reads, decodes = (_with_layout(base, layout(found[at], 1, base.shape)) for at in (2, 4))
-    return reads, decodes, (int(found[1]), int(found[3]))
+    widths = {at: max(int(n) for _, n in DEGREE.findall(found[at])) for at in (2, 4)}
+    reads, decodes = (_with_layout(base, layout(found[at], widths[at], base.shape)) for at in (2, 4))
+    return reads, decodes, (int(found[1] or 1), int(found[3] or 1))
 
 
 def _concurrency(row: Mapping[str, str]) -> float:

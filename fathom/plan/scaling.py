@@ -180,7 +180,9 @@ def _linear(x: Array, powers: Array, losses: Array) -> tuple[Array, Array]:
         used = np.flatnonzero(mask)
         if not len(used):
             continue
-        part = gram[..., used[:, None], used] + 1e-13 * np.eye(len(used))
+        part = gram[..., used[:, None], used]
+        size = np.trace(part, axis1=-2, axis2=-1)[..., None, None]
+        part = part + (1e-13 + 1e-13 * size) * np.eye(len(used))  # terms that are alike are no reason to fail
         solved = np.linalg.solve(part, target[..., used, None])[..., 0]
         error = design.shape[2] - np.einsum("sgi,sgi->sg", solved, target[..., used])
         error = np.where((solved >= 0.0).all(axis=2), error, np.inf)

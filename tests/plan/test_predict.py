@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fathom.plan.hardware import Catalogue
+from fathom.plan.knobs import shipped
 from fathom.plan.predict import predict_serving
 from fathom.plan.quantity import Quantity
 from fathom.plan.rows import Refusal
@@ -46,3 +49,29 @@ def test_a_model_that_does_not_fit_is_refused() -> None:
     }
     found = predict_serving(row, CATALOGUE)
     assert isinstance(found, Refusal) and "does not fit" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"unit": "parsec"}, "parsec"),
+        ({"metric": "ttft_p99"}, "p99"),
+        ({"parallelism": "P 0x(TP1) D 1x(TP8)"}, "1 or more"),
+        ({"output_len": "0"}, "above 0"),
+        ({"batch": "offline max", "output_len": "0", "metric": "output_tokens_per_s_per_gpu"}, "above 0"),
+        ({"kind": "serving_decode", "input_len": "0"}, "above 0"),
+        ({"batch": "conc 0"}, "above 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_a_line(change: dict[str, str], reason: str) -> None:
+    found = predict_serving(ROW | change, CATALOGUE)
+    assert isinstance(found, Refusal) and reason in found.reason and "\n" not in found.reason
+
+
+def test_knobs_of_an_engine_move_its_predictions_only() -> None:
+    slow = replace(shipped(), added={"engine sglang": {"layer": 1.0}})
+    plain = replace(shipped(), added={})
+    found = [predict_serving(ROW | {"system": system}, CATALOGUE, knobs)
+             for system in ("sglang agg", "vllm agg") for knobs in (plain, slow)]  # fmt: skip
+    values = [one.value for one in found if isinstance(one, Quantity)]
+    assert values[1] > 1.3 * values[0] and values[3] == values[2]

@@ -61,10 +61,43 @@ def test_replicas_that_read_and_that_decode() -> None:
         ("P: 4 ranks, D: EP48", 4, Layout(dp=4, ep=4)),
         ("TP1", 1, Layout()),
         ("EP2", 2, Layout(dp=2, ep=2)),
+        ("tp=8, ep=8", 8, Layout(tp=8, ep=8)),
+        ("TP4EP4", 4, Layout(tp=4, ep=4)),
     ],
 )
 def test_layouts(text: str, count: int, expected: Layout) -> None:
     assert layout(text, count, R1) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "reads", "decodes", "replicas"),
+    [
+        ("P: 2xTP8, D: DEP16", Layout(tp=8), Layout(dp=16, ep=16), (2, 1)),
+        ("P EP4 D 3x(tp8)", Layout(dp=4, ep=4), Layout(tp=8), (1, 3)),
+    ],
+)
+def test_other_ways_to_write_replicas(text: str, reads: Layout, decodes: Layout, replicas: tuple[int, int]) -> None:
+    found = case(ROW | {"parallelism": text}, CATALOGUE)
+    assert isinstance(found, Case) and found.reads is not None
+    assert (found.reads.layout, found.setup.layout, found.replicas) == (reads, decodes, replicas)
+
+
+def test_what_a_run_of_inferencex_leaves_unsaid() -> None:
+    """SGLang looks for requests every 30 steps on Blackwell and caches in FP8; the run has a date."""
+    row = ROW | {"conditions": "InferenceX; measured=2026-03-25T00:00:00.000Z; no MTP"}
+    found = case(row, CATALOGUE)
+    assert isinstance(found, Case) and (found.poll, found.setup.cache, found.setup.date) == (30, "fp8", "2026-03")
+    hopper = case(row | {"hardware": "h200_sxm", "precision": "fp8"}, CATALOGUE)
+    assert isinstance(hopper, Case) and (hopper.poll, hopper.setup.cache) == (1, "bf16")
+
+
+def test_drafts_only_where_there_is_a_module_and_the_round_allows_them() -> None:
+    row = ROW | {"conditions": "MTP allowed in v6.0", "batch": "", "metric": "output_tokens_per_s_per_gpu"}
+    made = [
+        case(row | {"system": f"MLPerf Inference {version} Offline (x; TensorRT)", "model": name}, CATALOGUE)
+        for version, name in (("v5.1", "deepseek-r1"), ("v6.0", "deepseek-r1"), ("v6.0", "llama3.1-405b"))
+    ]
+    assert [one.setup.mtp for one in made if isinstance(one, Case)] == [0, 1, 0]
 
 
 def test_a_layout_that_is_not_understood() -> None:
