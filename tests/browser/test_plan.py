@@ -101,7 +101,9 @@ def test_every_number_has_its_unit_its_interval_and_how_it_was_come_by(shown: Pa
     assert card.get_attribute("title").startswith("bill of a day")
     details = shown.locator("#demand details", has_text="The numbers with their sources")
     details.locator("summary").click()
-    cells = details.locator("tbody tr").first.locator("td").all_inner_texts()
+    row = details.locator("tbody tr").first
+    row.wait_for()  # it is made once the browser has said that it was opened
+    cells = row.locator("td").all_inner_texts()
     assert cells[0] == "Bill of a day" and cells[4] == "USD/day" and cells[7] == "computed"
 
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -22,15 +21,18 @@ from tests.serve.conftest import SCRIPTED, Running
 
 
 class Clerk:
-    """Answers with what was asked; "slow" takes for ever."""
+    """Answers with what was asked; "slow" takes until it is `enough`."""
 
     def __init__(self) -> None:
+        self.begun, self.enough = threading.Event(), threading.Event()
         self.given_up, self.closed = threading.Event(), threading.Event()
 
     async def ask(self, what: str, query: Mapping[str, str]) -> bytes:
         if what == "slow":
+            self.begun.set()
             try:
-                await asyncio.sleep(600)
+                while not self.enough.is_set():
+                    await asyncio.sleep(0.02)
             except asyncio.CancelledError:
                 self.given_up.set()
                 raise
@@ -102,18 +104,18 @@ def test_a_client_that_leaves_ends_its_question() -> None:
 def test_more_questions_than_may_wait_are_refused() -> None:
     clerk = Clerk()
     with alone(Page("plan", clerk, most=1)) as http:
-        waiting = threading.Thread(target=_forgiven, args=(f"{http.base_url}/v1/plan/slow",))
+        waiting = threading.Thread(target=_forgiven, args=(f"{http.base_url}/v1/plan/slow", 60.0))
         waiting.start()
-        until = time.monotonic() + 10
-        while (refused := http.get("/v1/plan/fit")).status_code == 200 and time.monotonic() < until:
-            time.sleep(0.02)
+        assert clerk.begun.wait(10)
+        refused = http.get("/v1/plan/fit")
         assert refused.status_code == 429 and "retry-after-ms" in refused.headers
+        clerk.enough.set()
         waiting.join(10)
 
 
-def _forgiven(url: str) -> None:
+def _forgiven(url: str, timeout: float = 1.0) -> None:
     with contextlib.suppress(httpx.HTTPError):
-        httpx.get(url, timeout=1.0)
+        httpx.get(url, timeout=timeout)
 
 
 def test_the_page_is_public_and_its_answers_want_the_key() -> None:
