@@ -34,14 +34,15 @@ class Generates(Protocol):
 
 
 def early_ends(
-    llm: Generates, groups: Sequence[Candidates], shares: Sequence[float], tries: int, params: SamplingParams, seed: int
-) -> list[Candidates]:
+    llm: Generates, groups: Sequence[Candidates], shares: Sequence[float], tries: int, params: SamplingParams,
+    seed: int, whole: Sequence[str] = (),
+) -> list[Candidates]:  # fmt: skip
     """The groups, each with one candidate more for each share of its shortest right thought's lines.
 
     Args: shares: of the lines that are kept. tries: replies after each early end; all must be right for it to be sure.
-          params: how they are sampled. seed: differs between calls.
+          params: how they are sampled. seed: differs between calls. whole: families that are left as they are.
     """
-    cuts = [(place, text) for place, group in enumerate(groups) for text in _cuts(group, shares)]
+    cuts = [(place, text) for place, group in enumerate(groups) for text in _cuts(group, shares, whole)]
     prompts, each = [], []
     for number, (place, text) in enumerate(cuts):
         opened = encode_chat(llm.tokenizer, asked(groups[place][0].problem), thinking=True)
@@ -73,10 +74,10 @@ def _candidate(problem: Problem, text: str, reply: Completion, tokenizer: Tokeni
     )  # fmt: skip
 
 
-def _cuts(group: Candidates, shares: Sequence[float]) -> list[str]:
+def _cuts(group: Candidates, shares: Sequence[float], whole: Sequence[str]) -> list[str]:
     """The shortest right thought of a group, after each share of its lines; none that is whole or empty, none twice."""
     right = [one for one in group if one.finished and one.closings == 1 and not one.markers and one.right]
-    if not right:
+    if not right or right[0].problem.family in whole:
         return []
     lines = min(right, key=lambda one: one.tokens).thought.split("\n")
     counts = {round(share * len(lines)) for share in shares}

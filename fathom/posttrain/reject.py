@@ -41,8 +41,8 @@ class RejectConfig:
     count: of problems. samples: replies per problem. reflect_share: of them, asked with the line for reflection.
     length_ratio: a reply may be so many times as long as the shortest good one of its group. keep: replies kept of a
     problem, shortest first. early: shares of its lines after which a good thought is ended too (early.py), with
-    early_tries replies each. held_out: problems of each family, level and other split whose wording may not occur.
-    at_once: problems sampled together.
+    early_tries replies each; whole: families left whole, since their answers can be guessed. held_out: problems of each
+    family, level and other split whose wording may not occur. at_once: problems sampled together.
     """
 
     count: int = 400
@@ -56,6 +56,7 @@ class RejectConfig:
     keep: int = 1
     early: tuple[float, ...] = ()
     early_tries: int = 3
+    whole: tuple[str, ...] = ()
     held_out: int = 50
     seed: int = 0
     at_once: int = 16
@@ -144,7 +145,7 @@ def collect(
         groups = sample_groups(llm, problems[begin : begin + config.at_once], config, begin)
         if config.early:
             params, seed = _params(config, 0), sibling_seed(config.seed, -1 - begin)
-            groups = early_ends(llm, groups, config.early, config.early_tries, params, seed)
+            groups = early_ends(llm, groups, config.early, config.early_tries, params, seed, config.whole)
         for candidates in groups:
             verdicts = choose(Group(candidates, config.length_ratio, held_out), config.keep)
             counts = counts.with_group(verdicts)

@@ -63,6 +63,7 @@ def test_groups_without_a_right_reply_and_thoughts_of_one_line_stay_as_they_are(
     short = Candidate(PROBLEM, "a", "17 + 25 = 42", tokens=9, finished=True)
     model = Ends(tokenizer, {})
     assert early_ends(model, [(wrong,), (short,)], (0.2, 0.9), 2, PARAMS, seed=3) == [(wrong,), (short,)]
+    assert early_ends(model, [(GOOD,)], (0.5,), 2, PARAMS, seed=3, whole=["arithmetic"]) == [(GOOD,)]
     assert model.seeds == []
 
 
