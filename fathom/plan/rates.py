@@ -24,6 +24,7 @@ from fathom.plan.offered import Load, Tails, tails
 FIRST = ("start", "steps", "waits", "text")  # constants of the first token: first_token_s
 STEP_TOKENS = 16384  # of prompts, that a rank reads in one step where it does nothing else
 TRIED = 10  # rates, each the middle of what is left
+LEAST = 256.0  # tokens of prompts that are told apart in a step
 #: How engines read prompts: tokens of a step, and whether sequences go on meanwhile. SGLang stops them; the others mix.
 #: As InferenceX starts them (benchmarks/single_node/fixed_seq_len).
 ENGINES = {"sglang": Policy(chunk=16384, beside=False), "trtllm": Policy(chunk=8192), "vllm": Policy(chunk=16384)}
@@ -121,7 +122,8 @@ def fly(service: Service, knobs: Knobs) -> Flight:
     policy = ENGINES.get(reads.engine, Policy()) if service.reads is None else Policy(chunk=STEP_TOKENS)
     lanes = reads.layout.dp
     chunk = max(policy.chunk, 2 * service.prompt if reads.engine == "vllm" else 0.0) * lanes
-    read_s = _reading(reads, service.prompt, chunk, knobs)
+    together = top if policy.beside and service.reads is None else 0.0
+    read_s = _reading(reads, service.prompt, chunk, knobs, together)
     if service.reads is None:
         policy = replace(policy, chunk=chunk, poll=service.poll, gather=lanes, most=most)
         return flight.mixed(service.each, service.prompt, service.output, step_s, read_s, policy)
@@ -134,11 +136,17 @@ def fly(service: Service, knobs: Knobs) -> Flight:
     return flight.split(mine, service.prompt, service.output, decode_s, read_s, replace(policy, chunk=chunk))
 
 
-def _reading(setup: Setup, prompt: float, chunk: float, knobs: Knobs) -> Seconds:
-    """Seconds of a step that reads so many tokens of prompts, up to `chunk`."""
-    tokens = doubling(prompt, max(chunk, 2 * prompt))
+def _reading(setup: Setup, prompt: float, chunk: float, knobs: Knobs, beside: float = 0.0) -> Seconds:
+    """Seconds of a step that reads so many tokens of prompts, up to `chunk`.
+
+    Args: beside: sequences that go on in the same step, whose products read the weights anyway; then what it adds.
+    """
+    tokens = doubling(min(prompt, LEAST), max(chunk, 2 * prompt))
     share = knobs.of(setup.keys, setup.date).prompt
-    return between(tokens, [prefill_step(setup, n, 0.0, prompt, knobs).seconds * share for n in tokens])
+    shared = prefill_step(setup, beside, 0.0, prompt, knobs).seconds if beside else 0.0
+    return between(
+        tokens, [(prefill_step(setup, n + beside, 0.0, prompt, knobs).seconds - shared) * share for n in tokens]
+    )
 
 
 def first_token_s(service: Service, waited: float, step_s: float, knobs: Knobs | None = None) -> float:
@@ -191,6 +199,7 @@ def saturated(
     return best
 
 
+@lru_cache(maxsize=1024)
 def served(
     setup: Setup, prompt: float, output: float, *, first_s: float, token_s: float, variation: float = 0.0,
     knobs: Knobs | None = None,
@@ -208,7 +217,7 @@ def served(
     lanes, policy = setup.layout.dp, ENGINES.get(setup.engine, Policy())
     sizes = doubling(float(lanes), most)
     step_s = between(sizes, [decode_step(setup, n, context, knobs).seconds for n in sizes])
-    read_s = _reading(setup, prompt, policy.chunk * lanes, knobs)
+    read_s = _reading(setup, prompt, policy.chunk * lanes, knobs, lanes if policy.beside else 0.0)
     start, steps, waits = (math.exp(knobs.total(name, (f"first {setup.engine} mixed",))) for name in FIRST[:3])
 
     def tried(rate: float) -> Tails | None:

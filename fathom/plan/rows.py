@@ -70,6 +70,8 @@ LIMITS = {
     "llama-3.1-8b": {"server": (2.0, 0.100), "interactive": (0.5, 0.030)},
     "gpt-oss-120b": {"server": (3.0, 0.080), "interactive": (2.0, 0.015)},
 }
+#: What runs use of the nearer limit: the median of 233 logs of v5.1 and v6.0 (0.68 to 0.99, nine in ten of them below).
+KEPT = 0.9
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ def _case(row: Mapping[str, str], catalogue: Catalogue) -> Case | Refusal:
         first_s, token_s = limits or (math.inf, math.inf)
         varied = DATASETS[shape.name][2] if "mean" in row["output_len"] and shape.name in DATASETS else 0.0
         return Case(**made, way="saturated", setup=base, prompt=prompt, output=output, devices=count,
-                    limit_s=token_s, first_s=first_s, variation=varied)  # fmt: skip
+                    limit_s=KEPT * token_s, first_s=KEPT * first_s, variation=varied)  # fmt: skip
     setup = _with_layout(base, layout(row["parallelism"], count, shape))
     if row["kind"] == "serving_mixed":
         return Case(**made, way="aggregated", setup=setup, prompt=prompt, output=output, devices=setup.devices,
@@ -244,6 +246,8 @@ def _inferencex(row: Mapping[str, str]) -> bool:
 
 def cached_as(row: Mapping[str, str], device: Device, engine: str) -> Literal["bf16", "fp8"]:
     """How latents, keys and values are kept: as a row says; InferenceX: FP8, but for SGLang on Hopper; MLPerf: FP8."""
+    if "gpt-oss(blackwell)" in row["conditions"].lower() and "gpt" in row["model"] and device.fp4_tflops is None:
+        return "bf16"
     narrow = _inferencex(row) and (device.fp4_tflops is not None or engine == "trtllm")
     narrow = narrow or "mlperf" in row["system"].lower()
     return "fp8" if narrow or "fp8 kv" in row["conditions"].lower() else "bf16"
