@@ -387,8 +387,11 @@ def _joined(setup: Setup, parts: list[Part], sd: float, shared: float = 0.0) -> 
 
 
 def _hidden(parts: list[Part]) -> float:
-    """What two micro-batches of prompts hide of each other: four times a layer one computes, before or after its experts,
-    while the other sends or gets back, and the longer of both counts. (In decode steps attention is divided further.)"""
+    """What two micro-batches of prompts hide of each other.
+
+    Four times a layer one computes, its experts or the rest, while the other sends or gets back; the longer of both
+    counts. In decode steps attention is divided further (DeepSeek's five stages), so only the sums matter.
+    """
     among = sum(p.seconds for p in parts if p.name in AMONG)
     before = sum(p.seconds for p in parts if p.name not in SENT) - among
     sent = [sum(p.seconds for p in parts if p.name == name) for name in SENT]

@@ -1,8 +1,8 @@
-"""A replica that requests reach at random: how late the last of a hundred gets its first token, and how slow its others.
+"""A replica that requests reach at random: how late the last of a hundred gets its first token, how slow its others.
 
-A benchmark of a server sends requests at a rate, not a number at a time, and counts the largest rate at which nearly all
-answers keep limits on both. The sequences that are decoded change little while a prompt is read, so the steps of their
-mean number stand for all; what is followed is who comes during which step.
+A benchmark of a server sends requests at a rate, not a number at a time, and counts the largest rate at which nearly
+all answers keep limits on both. The sequences that are decoded change little while a prompt is read, so the steps of
+their mean number stand for all; what is followed is who comes during which step.
 """
 
 from __future__ import annotations

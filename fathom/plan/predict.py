@@ -82,9 +82,7 @@ def best(asked: Case, knobs: Knobs) -> rates.Rates | None:
     for setup, bound in found:
         if most and bound.output <= most.output:
             break
-        rate = rates.served(
-            setup, asked.prompt, asked.output, first_s=asked.first_s, token_s=asked.limit_s, **load
-        )
+        rate = rates.served(setup, asked.prompt, asked.output, first_s=asked.first_s, token_s=asked.limit_s, **load)
         most = max(filter(None, (most, rate)), key=lambda one: one.output, default=None)
     return most
 

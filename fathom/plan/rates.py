@@ -204,8 +204,9 @@ def served(
     setup: Setup, prompt: float, output: float, *, first_s: float, token_s: float, variation: float = 0.0,
     knobs: Knobs | None = None,
 ) -> Rates | None:  # fmt: skip
-    """The largest rate of requests at random that keeps limits on the first token and on the time per token, for all but
-    one request of a hundred; None: not even a small one.
+    """The largest rate of requests at random at which 99 of 100 keep limits on the first token and the time per token.
+
+    None: not even a small one.
 
     Args: first_s, token_s: the limits [s]. variation: as saturated takes it.
     """

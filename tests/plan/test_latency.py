@@ -86,7 +86,7 @@ def test_two_micro_batches_pay_for_large_batches_only() -> None:
 
 
 def test_deepseeks_profile_of_prompts() -> None:
-    """deepseek-ai/profile-data: 4K prompts, 16K tokens on each of 32 ranks, balanced, two micro-batches: 7,839 tok/s."""
+    """deepseek-ai/profile-data: 4K prompts, 16K tokens on each of 32 ranks, two micro-batches: 7,839 tok/s."""
     setup = Setup(R1, CATALOGUE.find("h800"), Layout(dp=32, ep=32), redundant=32, overlap=True, balancedness=1.0)
     step = prefill_step(setup, 32 * 16_384, prompt=4096)
     assert 16_384 / step.seconds == pytest.approx(7839, rel=0.10)

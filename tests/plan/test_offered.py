@@ -23,7 +23,7 @@ def read_s(tokens: float) -> float:
 
 
 def test_prompts_that_fill_a_step_wait_as_in_a_queue_by_hand() -> None:
-    """Lindley's recursion: each waits for what is left of those before it; a step is next to nothing beside a prompt."""
+    """Lindley's recursion: each waits for what is left of those before it; steps are next to nothing beside prompts."""
     found = tails(replace(LOAD, output=1.0), lambda n: 1e-5, read_s)
     chance, waited, left = random.Random(SEED), [], 0.0
     for _ in range(FOLLOWED):

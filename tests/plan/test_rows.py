@@ -104,7 +104,7 @@ def test_drafts_only_where_there_is_a_module_and_the_round_allows_them() -> None
 
 def test_scenarios_have_limits_and_offline_has_none() -> None:
     """loadgen/mlperf.conf; runs use nine tenths of what they may."""
-    row = ROW | {"batch": "", "metric": "output_tokens_per_s_per_gpu", "model": "deepseek-r1", "output_len": "~3750 mean"}
+    row = ROW | {"batch": "", "metric": "output_tokens_per_s_per_gpu", "output_len": "~3750 mean"}
     made = [case(row | {"system": f"MLPerf Inference v6.0 {name} (x; TensorRT)"}, CATALOGUE)
             for name in ("Server", "Interactive", "Offline")]  # fmt: skip
     limits = [(one.first_s, one.limit_s) for one in made if isinstance(one, Case)]
