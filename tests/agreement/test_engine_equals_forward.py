@@ -51,7 +51,7 @@ configs = st.builds(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(configs, st.lists(waves, min_size=1, max_size=2))
 def test_greedy_engine_equals_plain_forward(config, batches):
     engine = Engine(tiny(), config=config)

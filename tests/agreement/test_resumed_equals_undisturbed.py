@@ -26,7 +26,7 @@ def cut(each, whole, at):
     return resumed, (list(tokens[at:]), list(logprobs[at:]), list(reasons))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     configs,
     st.lists(st.tuples(prompts, params), min_size=1, max_size=5),
@@ -44,7 +44,7 @@ def test_many_cut_at_random_go_on_together(config, asked, right, rng):
     assert engine.scheduler.pool.used == 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(configs, prompts, params)
 def test_one_cut_at_every_point_goes_on(config, prompt, asked):
     whole = alone(request("a", prompt, **asked))

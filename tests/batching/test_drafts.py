@@ -70,7 +70,7 @@ def run(scheduler, requests, share=1.0, drafts=3):
     return tokens, plans
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(configs, st.lists(st.tuples(st.integers(1, 5), st.integers(1, 8)), min_size=1, max_size=6), st.floats(0, 1))
 def test_tokens_are_those_without_guesses_and_nothing_leaks(config, sizes, share):
     longest = config.context_tokens
@@ -84,7 +84,7 @@ def test_tokens_are_those_without_guesses_and_nothing_leaks(config, sizes, share
     assert scheduler.pool.used == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(configs, st.integers(1, 9), st.integers(2, 6), st.integers(1, 9), st.floats(0, 1))
 def test_siblings_guess_ahead_too_and_stay_what_each_is_alone(config, prompt, count, output, share):
     prompt = max(1, min(prompt, config.context_tokens - output))

@@ -157,4 +157,4 @@ class Leases(RuleBasedStateMachine):
 
 
 TestLeases = Leases.TestCase
-TestLeases.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestLeases.settings = settings(max_examples=80, stateful_step_count=40)

@@ -43,7 +43,7 @@ plans = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(plans)
 def test_plan_survives_msgpack_and_json(plan):
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(plan), type=Plan) == plan

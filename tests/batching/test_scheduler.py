@@ -49,7 +49,7 @@ def workloads(draw):
     return config, arrivals, aborts
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     workloads(), st.dictionaries(st.integers(0, 25), st.booleans(), max_size=3), st.sets(st.integers(0, 30), max_size=2)
 )
@@ -70,7 +70,7 @@ def test_every_request_finishes_as_if_alone_and_no_page_leaks(workload, failures
     assert len(scheduler.tables.spill) <= config.spill_slots
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(workloads())
 def test_equal_priorities_are_admitted_in_order_of_arrival(workload):
     config, arrivals, _ = workload
@@ -279,7 +279,7 @@ def test_penalties_and_only_they_carry_the_tokens_so_far():
     assert seen == {"plain": ((), ()), "output": ((), so_far), "both": ((1, 2), so_far)}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(workloads(), st.randoms(use_true_random=False))
 def test_resumed_requests_go_on_where_they_stopped(workload, rng):
     """Each is cut at some point of its reply; what is left comes, and only that, whatever else runs beside it."""

@@ -116,7 +116,7 @@ def test_a_plan_that_fails_lets_them_join_again():
         assert tokens == {one.id: alone(one) for one in each}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 12), st.integers(2, 6), st.integers(1, 4), st.integers(0, 12), st.integers(1, 6), st.integers(0, 4)
 )

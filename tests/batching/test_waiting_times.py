@@ -33,7 +33,7 @@ def cost_of(plan, streams, time):
     return alone_s + sum(time.chunk_s(len(row.token_ids), row.start) for row in chunks), alone_s, chunks
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(workloads(), times, st.sampled_from((1.0, 1.5, 2.0, 4.0)), st.integers(1, 4))
 def test_the_time_between_two_tokens_of_a_stream_is_bounded(workload, time, stretch, least):
     """By `max_stretch` times what the streams take alone, or the least chunk's time (or one page's from the file)."""
@@ -148,7 +148,7 @@ def test_decodes_run_alone_now_and_then_and_prompts_still_advance():
     assert all(tokens >= 1 for stretch, tokens in found if stretch > 1.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 4), st.integers(1, 8), st.integers(1, 3), st.integers(1, 3), st.integers(0, 10))
 def test_no_priority_starves_another(gap, priority_steps, sequences, per_step, begin):
     """Whoever is served before a waiting request arrived at most gap * priority_steps steps after it."""

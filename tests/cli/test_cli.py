@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -16,6 +15,7 @@ from fathom.cli import COMMANDS, info, main
 from fathom.errors import FathomError
 
 HEAVY = ("torch", "numpy", "fastapi", "tokenizers", "safetensors")
+MOST_IMPORTS = 200  # modules, the standard library's with them: some 0.05 s
 
 
 @pytest.mark.parametrize("flag", [[], ["-h"], ["--help"]])
@@ -26,20 +26,16 @@ def test_the_overview_names_every_command_once(flag: list[str], capsys: pytest.C
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "version"])
-def test_help_imports_nothing_heavy_and_is_instant(name: str) -> None:
+def test_help_imports_little_and_so_is_instant(name: str) -> None:
     script = (
-        "import sys; from fathom.cli import main; code = main([sys.argv[1], '--help']);"
-        f"print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr); sys.exit(code)"
+        "import sys; before = len(sys.modules); from fathom.cli import main; code = main([sys.argv[1], '--help']);"
+        f"print([m for m in {HEAVY} if m in sys.modules], len(sys.modules) - before, file=sys.stderr); sys.exit(code)"
     )
-    times = []
-    for _ in range(3):  # the best of three: the machine may be busy
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", script, name], capture_output=True, text=True, check=False)
-        times.append(time.perf_counter() - start)
-        assert done.returncode == 0
-        assert f"usage: fathom {name}" in done.stdout
-        assert done.stderr == "[]\n"
-    assert min(times) < 0.3
+    done = subprocess.run([sys.executable, "-c", script, name], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert f"usage: fathom {name}" in done.stdout
+    heavy, _, imported = done.stderr.strip().rpartition(" ")
+    assert heavy == "[]" and int(imported) < MOST_IMPORTS
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "version"])

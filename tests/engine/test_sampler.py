@@ -74,7 +74,7 @@ def test_top_k_breaks_ties_by_the_lower_id():
     assert sampler._candidates(ties, SamplingParams(top_k=4)).tolist() == [1, 2, 4, 5]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.integers(-8, 8), min_size=1, max_size=60),
     st.integers(0, 70),
@@ -118,7 +118,7 @@ rows = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows, st.randoms())
 def test_a_row_does_not_depend_on_its_neighbours(rows, random):
     generator = torch.Generator().manual_seed(3)

@@ -67,7 +67,7 @@ configs = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(configs, st.lists(st.tuples(prompts, params), min_size=1, max_size=5), st.sampled_from([0, 4, 7, 8]))
 def test_tokens_and_logprobs_are_those_without_guesses(config, asked, right):
     engine = Engine(Hashing(right), config=config, eos_token_ids=(7,))

@@ -206,4 +206,4 @@ class Handing(RuleBasedStateMachine):
 
 
 TestHanding = Handing.TestCase
-TestHanding.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestHanding.settings = settings(max_examples=25, stateful_step_count=25)

@@ -214,7 +214,7 @@ def agrees_with_the_library(content: bytes, path: Path) -> bool:
     return True
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(
     header=st.dictionaries(st.text(max_size=4), st.one_of(entries, numbers), max_size=3), data=st.binary(max_size=20)
 )
@@ -222,7 +222,7 @@ def test_no_header_is_misread(tmp_path_factory: pytest.TempPathFactory, header: 
     agrees_with_the_library(file_bytes(header, data), tmp_path_factory.getbasetemp() / "fuzz.safetensors")
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(
     position=st.integers(0, 10**6),
     change=st.binary(min_size=1, max_size=3),

@@ -38,7 +38,7 @@ def rows_of(name: str, matrix: cost.Matrix, shard: Shard) -> range:
     return range(begin * each, end * each)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(layout=LAYOUTS, tied=st.booleans())
 def test_the_ranks_of_a_batch_own_every_row_once(layout: Layout, tied: bool) -> None:
     config = replace(ODD, tie_word_embeddings=tied)
@@ -53,7 +53,7 @@ def test_the_ranks_of_a_batch_own_every_row_once(layout: Layout, tied: bool) -> 
         assert set(rows.values()) == {copies}, name
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(layout=LAYOUTS)
 def test_every_tensor_is_with_its_layer(layout: Layout) -> None:
     shards = [Shard(ODD, layout, rank) for rank in range(layout.world_size)]

@@ -40,7 +40,7 @@ def copies(name: str, layout: Layout, config: ModelConfig) -> int:
     return ranks // layout.tp if rule(module) else ranks
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(layout=LAYOUTS, tied=st.booleans(), fp8=st.booleans())
 def test_every_element_is_held_exactly_as_often_as_there_are_copies(layout: Layout, tied: bool, fp8: bool) -> None:
     config = replace(TINY_FP8 if fp8 else TINY, tie_word_embeddings=tied)
@@ -54,7 +54,7 @@ def test_every_element_is_held_exactly_as_often_as_there_are_copies(layout: Layo
         assert (held == copies(name, layout, config)).all(), name
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(layout=LAYOUTS)
 def test_the_ranks_of_one_group_hold_no_element_twice(layout: Layout) -> None:
     shards = [Shard(TINY, layout, rank) for rank in range(layout.world_size)]

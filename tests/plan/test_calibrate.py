@@ -58,7 +58,7 @@ def test_a_prediction_says_what_it_is() -> None:
     assert sum(shares.values()) == pytest.approx(1.0) and max(shares, key=shares.__getitem__) == found.bound
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 40), st.floats(0, 2e4), st.integers(1, 600))
 def test_no_larger_step_is_ever_foreseen_shorter(batch: int, context: float, tokens: int) -> None:
     known = profile()

@@ -50,7 +50,7 @@ def test_shrinking_inference_may_never_pass() -> None:
 
 
 @given(st.floats(1.0, 1e11), st.floats(1.0, 1e8), st.floats(-0.99, 10.0), st.floats(1.0, 10.0))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_more_to_recoup_takes_longer_and_growth_is_sooner(
     cost: float, per_day: float, growth: float, more: float
 ) -> None:

@@ -111,7 +111,7 @@ def test_users_make_streams_and_years() -> None:
 
 
 @given(st.floats(1e3, 1e9), st.floats(1.0, 100.0))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_more_users_are_never_cheaper_in_any_quantile(users: float, factor: float) -> None:
     few, many = (estimate(read_demand(ASSISTANT, [f"users.mau={n!r}"]), 200) for n in (users, users * factor))
     for name in ("bill", "capital", "accelerators_peak", "power"):
@@ -159,7 +159,7 @@ names = st.sampled_from([*TERMS, "growth.years", "peak.hours", "money.nothing", 
 
 
 @given(st.dictionaries(names, st.one_of(junk, st.dictionaries(st.sampled_from(["value", "low", "high"]), junk))))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_whatever_a_file_says_it_is_used_or_named(changes: dict[str, Any]) -> None:
     table: dict[str, Any] = {name: dict(inner) for name, inner in SMALL.items()}
     for name, value in changes.items():

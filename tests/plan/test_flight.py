@@ -60,7 +60,7 @@ def test_lengths_are_those_of_inferencex() -> None:
     assert math.isclose(LONGEST / SHORTEST, 1 / 0.8) and math.isclose(LONGEST + SHORTEST, 2) and WAVES == 10
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.floats(1, 1000), st.floats(1, 10_000), st.floats(32, 2000), st.sampled_from([1.0, 10.0, 30.0]), st.booleans(),
     st.sampled_from([1.0, 8.0]),

@@ -118,7 +118,7 @@ SHRINKING = ("tokens.cached", "fleet.prefill", "fleet.decode", "money.life")
 
 
 @given(st.sampled_from([*GROWING, *SHRINKING]), st.floats(0.01, 1.0), st.floats(1.0, 30.0))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_more_of_anything_is_never_cheaper_and_better_never_dearer(name: str, scale: float, factor: float) -> None:
     demand = from_table(HAND, ("fleet.kw=1.5",))
     x = values(demand.inputs)
@@ -137,7 +137,7 @@ def test_more_of_anything_is_never_cheaper_and_better_never_dearer(name: str, sc
         max_size=6,
     )
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_no_result_is_not_a_number(changes: dict[str, float]) -> None:
     demand = from_table(HAND)
     fits = {}

@@ -90,7 +90,7 @@ def test_numbers_as_people_say_them(value: float, said: str) -> None:
 
 
 @given(st.lists(st.floats(-1e12, 1e12), min_size=1, max_size=50))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_spread_rises(drawn: list[float]) -> None:
     one = Spread.of(drawn, "USD")
     assert min(drawn) <= one.p10 <= one.p50 <= one.p90 <= max(drawn)

@@ -25,7 +25,7 @@ setups = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(setups, st.floats(1, 512), st.floats(64, 60_000))
 def test_a_decode_step_grows_with_sequences_and_context_and_never_with_bandwidth(
     setup: Setup, sequences: float, context: float
@@ -42,7 +42,7 @@ def test_a_decode_step_grows_with_sequences_and_context_and_never_with_bandwidth
     assert decode_step(stronger, sequences, context).seconds <= step * (1 + 1e-9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(setups, st.floats(64, 20_000), st.floats(0, 20_000))
 def test_reading_prompts_grows_with_tokens_and_with_what_is_cached(setup: Setup, tokens: float, cached: float) -> None:
     step = prefill_step(setup, tokens, cached, prompt=tokens).seconds

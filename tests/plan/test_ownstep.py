@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fathom.batching.plan import Plan, Row, Sampling
@@ -40,7 +40,6 @@ def seconds(*step: Group) -> float:
     return float(part_seconds(CONFIG, "i8", RATES, step).sum())
 
 
-@settings(deadline=None)
 @given(st.integers(1, 5), st.integers(1, 40), st.integers(0, 50))
 def test_keys_and_pairs_are_the_earlier_tokens_of_every_new_one(sequences: int, tokens: int, context: int) -> None:
     group = Group(sequences, tokens, context)
@@ -76,7 +75,6 @@ def test_attention_needs_both_single_tokens_and_chunks() -> None:
         Rates.of([k for k in KERNELS if k.tokens == 1], NEAR)
 
 
-@settings(deadline=None)
 @given(groups)
 def test_more_of_anything_never_takes_less(group: Group) -> None:
     before = part_seconds(CONFIG, "i8", RATES, (group,))

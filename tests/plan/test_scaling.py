@@ -84,7 +84,7 @@ def test_accuracy_that_saturates_is_found_again() -> None:
 
 
 @given(st.lists(st.floats(0.0, 1.0), min_size=3, max_size=8), st.floats(0.1, 1e5))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_whatever_was_measured_the_curve_stays_a_share_and_never_falls(accuracies: list[float], step: float) -> None:
     found = fit_thinking([step * i for i in range(len(accuracies))], accuracies)
     line = [found.at(step * i / 3) for i in range(60)]
@@ -93,7 +93,7 @@ def test_whatever_was_measured_the_curve_stays_a_share_and_never_falls(accuracie
 
 
 @given(st.lists(st.floats(0.1, 20.0), min_size=4, max_size=8))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_whatever_the_losses_a_law_is_finite_and_never_rises(losses: list[float]) -> None:
     compute = np.geomspace(1e10, 1e15, len(losses))
     law = fit_law(("compute",), compute[:, None], np.array(losses), draws=3)

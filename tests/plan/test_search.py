@@ -56,7 +56,7 @@ def test_gpus_that_are_given_are_not_exceeded_and_more_give_more() -> None:
     assert many[0].rate >= few[0].rate == max(one.rate for one in few)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     tpot=st.floats(0.015, 0.2), looser=st.floats(1.0, 3.0), ttft=st.floats(0.5, 4.0), patience=st.floats(1.0, 3.0),
     rate=st.floats(1, 300),
@@ -73,7 +73,7 @@ def test_a_looser_target_never_needs_more_gpus(tpot, looser, ttft, patience, rat
 EIGHTS = Choices(gpus=8, mtp=(0,), overlap=(False,), split=(False,))
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(cheaper=st.floats(0.2, 1.0), rate=st.floats(5, 200))
 def test_a_cheaper_device_never_makes_the_plan_dearer(cheaper, rate) -> None:
     ask, config = replace(ASK, rps=rate), load_config("deepseek-v3")

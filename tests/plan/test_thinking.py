@@ -60,7 +60,7 @@ def test_a_fleet_answers_all_at_its_peak() -> None:
 
 
 @given(st.floats(0, 1e5), st.floats(1, 10), st.integers(1, 64))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_more_thought_and_more_samples_are_never_cheaper(tokens: float, factor: float, samples: int) -> None:
     assert V3.seconds(tokens * factor, samples) >= V3.seconds(tokens, samples) * (1 - 1e-12)
     assert V3.seconds(tokens, samples + 1) >= V3.seconds(tokens, samples)

@@ -61,7 +61,7 @@ def drained(inbox: Inbox) -> dict[str, list[object]]:
     return events
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sets(st.integers(0, 60), max_size=14), st.integers(1, 5), st.integers(0, 5))
 def test_whatever_dies_when_every_reply_is_whole(kills: set[int], asked: int, late: int) -> None:
     """A worker that is killed between steps, for no fault of a request."""

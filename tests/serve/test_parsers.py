@@ -65,7 +65,7 @@ def test_tokens_are_counted_where_they_belong() -> None:
     assert piece.content_at == list(range(len(thought) + 1, len(thought) + 1 + len(answer)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     thought=st.text(max_size=20).filter(str.isprintable),
     answer=st.text(max_size=20).filter(str.isprintable),
@@ -76,7 +76,7 @@ def test_any_chunking_gives_the_same_text(thought: str, answer: str, sizes: list
     assert parse(tokens, thinking=True, sizes=sizes) == (thought, answer)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, TOKENIZER.vocab_size - 1), max_size=40), st.booleans())
 def test_random_tokens_never_give_half_a_character(tokens: list[int], thinking: bool) -> None:
     parser = SegmentParser(TOKENIZER, thinking=thinking)

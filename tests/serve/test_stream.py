@@ -38,7 +38,7 @@ def feed(one: Choice, tokens: list[int], sizes: list[int], end: str = "stop") ->
     return reasoning + delta.reasoning, content + delta.content
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 5), max_size=30), st.booleans())
 def test_the_deltas_add_up_to_the_choice(sizes: list[int], with_stop: bool) -> None:
     tokens = [
@@ -53,7 +53,7 @@ def test_the_deltas_add_up_to_the_choice(sizes: list[int], with_stop: bool) -> N
     assert one.finish_reason == "stop" and one.phase == "done"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 5), max_size=30))
 def test_a_stop_string_cuts_at_the_same_token_in_any_chunking(sizes: list[int]) -> None:
     """Guesses ahead put several tokens into one output; those after the stop would not exist without them."""

@@ -58,7 +58,7 @@ def test_what_makes_no_sense_is_refused(effort: str | None, budget: int | None) 
     assert caught.value.param in ("reasoning_effort", "thinking.budget_tokens")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     budget=st.none() | st.integers(1, 5000),
     room=st.integers(2, 4000),

@@ -25,7 +25,7 @@ def plainly_elected(keys: list[str | None]) -> int:
 ballots = st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=9)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(ballots, st.randoms(use_true_random=False))
 def test_stopping_early_never_changes_the_winner(keys: list[str | None], rng) -> None:
     """Samples end in any order; those that are not wanted never do."""
@@ -37,7 +37,7 @@ def test_stopping_early_never_changes_the_winner(keys: list[str | None], rng) ->
     assert vote.winner == plainly_elected(keys)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(ballots, st.randoms(use_true_random=False))
 def test_it_is_decided_exactly_when_no_ending_could_change_the_answer(keys: list[str | None], rng) -> None:
     """Against all endings there are, tried one by one, for as many open samples as that takes no time."""

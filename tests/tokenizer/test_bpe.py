@@ -23,7 +23,7 @@ TOKENIZER = Tokenizer.train(TEXTS, 320, digits=1)
 WRITTEN = st.lists(st.one_of(st.sampled_from(SPECIAL_STRINGS), st.text(max_size=5))).map("".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(WRITTEN)
 def test_text_round_trips_without_control_tokens(text: str) -> None:
     ids = TOKENIZER.encode(text)
@@ -31,7 +31,7 @@ def test_text_round_trips_without_control_tokens(text: str) -> None:
     assert not set(ids) & set(TOKENIZER.special.values())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(WRITTEN)
 def test_foreign_files_are_as_safe(foreign: Tokenizer, text: str) -> None:
     ids = foreign.encode(text)

@@ -28,7 +28,7 @@ def test_every_encoding_has_golden_cases() -> None:
     assert {encoding for encoding, _ in CASES} == set(ENCODINGS)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sampled_from(sorted(ENCODINGS)), st.lists(st.one_of(st.sampled_from(SPECIAL_STRINGS), st.text(max_size=3))))
 def test_user_text_adds_no_control_token(tokenizer: Tokenizer, encoding: str, pieces: list[str]) -> None:
     def controls(text: str) -> list[int]:

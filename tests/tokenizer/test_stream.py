@@ -17,7 +17,7 @@ def _bytes(data: bytes) -> list[int]:
     return [BYTE[bytes([b])] for b in data]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(IDS, max_size=5))
 def test_pieces_join_to_the_whole_decode(chunks: list[list[int]]) -> None:
     stream = TOKENIZER.stream()
@@ -25,7 +25,7 @@ def test_pieces_join_to_the_whole_decode(chunks: list[list[int]]) -> None:
     assert "".join(pieces) == TOKENIZER.decode([i for chunk in chunks for i in chunk])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(max_size=20), st.binary(max_size=6))
 def test_bytes_one_by_one_give_whole_characters(text: str, junk: bytes) -> None:
     stream = TOKENIZER.stream()

@@ -14,6 +14,7 @@
 #include "rows.h"
 
 #define KEYS 64
+#define ASKED 4 /* keys */
 #define CHUNK_FLOATS 65536 /* sums of one chunk of rows: 256 KB, so that they stay in the second cache */
 #define TILE_KEYS (SCORE_TILES * LANES)
 
@@ -99,6 +100,24 @@ INLINE void find_keys(int64_t kind, const attention *a, const attention_space *s
     for (; k % TILE_KEYS; k++) s->latents[k] = s->ropes[k] = zeros;
 }
 
+/* Keys that are read next: their pages lie anywhere, so nothing else foresees them. */
+typedef struct {
+    const int32_t *page;
+    int64_t offset, left; /* the next one in its page, and how many there are */
+} coming;
+
+/* Asks for a few of them: more at once would wait for one another, and the sums for them. */
+INLINE void ask_ahead(int64_t kind, const attention *a, coming *keys) {
+    int64_t size = a->pages->page_tokens, bytes = kind == F32 ? 4 : 2;
+    for (int64_t i = 0; i < ASKED && keys->left; i++, keys->left--) {
+        int64_t slot = *keys->page * size + keys->offset;
+        const char *latent = stored(a->held, kind, slot * a->latent), *rope = stored(a->turned, kind, slot * a->rope);
+        for (int64_t at = 0; at < a->latent * bytes; at += 64) __builtin_prefetch(latent + at, 0, 2);
+        for (int64_t at = 0; at < a->rope * bytes; at += 64) __builtin_prefetch(rope + at, 0, 2);
+        if (++keys->offset == size) keys->page++, keys->offset = 0;
+    }
+}
+
 /* A tile of keys from the `first`th on, its values, or pairs of them, in the order of queries. */
 INLINE void turn_keys(int64_t kind, const attention *a, const attention_space *s, int64_t first) {
     int64_t steps = kind == F32 ? a->width : a->width / 2, in_place = stay_in_pages(kind, a);
@@ -169,10 +188,11 @@ INLINE void score_tile(int rows, int tiles, int64_t kind, const attention *a, co
 
 /* Rows [from, rows) against n keys; the scores past n are of no key. */
 INLINE void score_block(int64_t kind, const attention *a, const attention_space *s, int64_t from, int64_t rows,
-                        int64_t n) {
+                        int64_t n, coming *next) {
     for (int64_t k = 0; k < n; k += TILE_KEYS) {
         turn_keys(kind, a, s, k);
         for (int64_t r = from; r < rows; r += SCORE_ROWS) {
+            ask_ahead(kind, a, next);
             switch (rows - r) {
             case 1: score_tile(1, SCORE_TILES, kind, a, s, r, k); break;
             case 2: score_tile(2, SCORE_TILES, kind, a, s, r, k); break;
@@ -260,9 +280,10 @@ INLINE void gather_rows(int rows, int64_t kind, const attention *a, const attent
 
 /* Weights past a row's own keys are 0, and adding 0 times a finite key changes no sum: all rows take all n keys. */
 INLINE void gather_block(int64_t kind, const attention *a, const attention_space *s, int64_t from, int64_t rows,
-                         int64_t n) {
+                         int64_t n, coming *next) {
     for (int64_t at = 0; at < a->wide; at += TILE_KEYS) {
         for (int64_t r = from; r < rows; r += SCORE_ROWS) {
+            ask_ahead(kind, a, next);
             switch (rows - r) {
             case 1: gather_rows(1, kind, a, s, r, n, at); break;
             case 2: gather_rows(2, kind, a, s, r, n, at); break;
@@ -288,11 +309,13 @@ INLINE void attend_kind(int64_t kind, const attention *a, const attention_space 
         int64_t n = length - first < KEYS ? length - first : KEYS;
         int64_t from = first > position ? (first - position) * heads : 0; /* tokens before see none of these keys */
         find_keys(kind, a, s, table, first, n);
+        int64_t later = first + n, size = a->pages->page_tokens;
+        coming next = {table + later / size, later % size, length - later < KEYS ? length - later : KEYS};
         if (kind == BF16) pair_keys(a, s, n);
-        score_block(kind, a, s, from, rows, n);
+        score_block(kind, a, s, from, rows, n, &next);
         for (int64_t r = from, own = position + from / heads + 1 - first; r < rows; own++)
             for (int64_t h = 0; h < heads; h++, r++) soften(kind, a, s, r, own < n ? own : n);
-        gather_block(kind, a, s, from, rows, n);
+        gather_block(kind, a, s, from, rows, n, &next);
     }
     for (int64_t r = 0; r < rows; r++)
         for (int64_t d = 0; d < a->latent; d++) q[r][d] = s->sums[r * a->wide + d] / s->total[r];

@@ -8,23 +8,29 @@
 
 #define CHUNK_BLOCKS 8 /* 128 rows of a matrix, the widest group of the next one's columns */
 
+/* out[(b - first) * rows + r]: some blocks times up to TILE_ROWS rows. */
+static void tiles(const matrix *m, int64_t first, int64_t last, const activations *a, const int64_t *row, int rows,
+                  float (*out)[BLOCK]) {
+    for (int64_t b = first, blocks; b < last; b += blocks, out += blocks * rows) {
+        blocks = together(m, rows, last - b);
+        tile(m, b, (int)blocks, a, row, rows, out);
+    }
+}
+
 /* silu(gate x) * (up x) for 128 of the inner values, from `column` of `to` on, rounded for `down` if they are all of
  * them. `place[i]` is where row i's values go. */
 static void gate_up(const mlp *e, int64_t chunk, const activations *from, const int64_t *row, const int64_t *place,
                     int64_t rows, const activations *to, int64_t column) {
     int64_t first = chunk * CHUNK_BLOCKS, all = blocks_of(&e->gate), inner = e->gate.rows;
     int64_t last = first + CHUNK_BLOCKS < all ? first + CHUNK_BLOCKS : all;
-    float gate[SUMS][BLOCK], up[SUMS][BLOCK];
-    for (int64_t b = first, blocks; b < last; b += blocks) {
-        blocks = together(&e->gate, rows, last - b);
-        for (int64_t r = 0; r < rows; r += TILE_ROWS) {
-            int n = rows - r < TILE_ROWS ? (int)(rows - r) : TILE_ROWS;
-            tile(&e->gate, b, (int)blocks, from, row + r, n, gate);
-            tile(&e->up, b, (int)blocks, from, row + r, n, up);
-            for (int i = 0; i < n * blocks; i++) {
-                float *out = to->values + place[r + i % n] * to->stride + column + (b + i / n) * BLOCK;
-                for (int k = 0; k < BLOCK; k++) out[k] = silu(gate[i][k]) * up[i][k];
-            }
+    float gate[CHUNK_BLOCKS * SUMS][BLOCK], up[CHUNK_BLOCKS * SUMS][BLOCK];
+    for (int64_t r = 0; r < rows; r += TILE_ROWS) {
+        int n = rows - r < TILE_ROWS ? (int)(rows - r) : TILE_ROWS;
+        tiles(&e->gate, first, last, from, row + r, n, gate);
+        tiles(&e->up, first, last, from, row + r, n, up);
+        for (int64_t i = 0; i < n * (last - first); i++) {
+            float *out = to->values + place[r + i % n] * to->stride + column + (first + i / n) * BLOCK;
+            for (int k = 0; k < BLOCK; k++) out[k] = silu(gate[i][k]) * up[i][k];
         }
     }
     if (inner < e->down.columns) return;

@@ -64,7 +64,7 @@ jobs = st.builds(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(job=jobs)
 def test_more_of_anything_good_is_never_slower(job: Job) -> None:
     base = step(job)
@@ -74,7 +74,7 @@ def test_more_of_anything_good_is_never_slower(job: Job) -> None:
         assert step(replace(job, device=better)).seconds <= base.seconds * (1 + 1e-9), field
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(job=jobs)
 def test_more_devices_never_train_fewer_tokens_a_second(job: Job) -> None:
     """With as many micro-batches for each, from where they communicate at all."""
@@ -83,7 +83,7 @@ def test_more_devices_never_train_fewer_tokens_a_second(job: Job) -> None:
     assert more.tokens / step(more).seconds >= job.tokens / step(job).seconds
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(job=jobs)
 def test_longer_sequences_never_cost_less(job: Job) -> None:
     """As many tokens in half as many sequences, twice as long."""
