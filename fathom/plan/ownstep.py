@@ -47,13 +47,13 @@ class Part:
 
 # One Python is twice as fast as another, but much the same work takes it much the same share; kernels in an engine find
 # their caches colder than alone, and the machine may be slower or faster than it was when they were measured.
-KIN_SD = {"python": 0.7, "kernels": 0.15, "choices": 0.0}
+KIN_SD = {"python": 0.7, "kernels": 0.3, "choices": 0.0}
 PARTS = (
     Part("step", "python", 0.25, "scheduler and sampler"),
     Part("sequences", "python", 0.25, "scheduler and sampler"),
     Part("prompts", "python", 0.25, "scheduler and sampler"),
-    Part("products", "kernels", 0.06, "products with weights"),
-    Part("attention", "kernels", 0.1, "attention"),
+    Part("products", "kernels", 0.15, "products with weights"),
+    Part("attention", "kernels", 0.2, "attention"),
     Part("memory", "kernels", 0.5, "attention"),
     Part("choices", "choices", 0.4, "scheduler and sampler"),
 )
@@ -258,7 +258,7 @@ def _grown(points: Sequence[tuple[float, float]], work: float) -> float:
     (least, first), (most, last) = points[0], points[-1]
     if work >= most:
         return last * work / most
-    return first * work / least if work <= least else float(np.interp(work, *zip(*points, strict=True)))
+    return first * work / least if work <= least else float(np.interp(work, *np.array(points).T))
 
 
 def _between(points: Sequence[tuple[float, float]], at: float) -> float:
