@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from fathom.errors import ConfigError
@@ -36,6 +36,8 @@ WAIT = 0.07  # standard deviation of the time of a rank's step, relative: sequen
 #: quantised copies, query, keys, output), of a row that goes to an expert (gathered in FP8, added up in BF16), and of
 #: the gate and up products of an expert (BF16, activated, quantised).
 PASS_BYTES, ROW_BYTES, GATE_BYTES = 24, 6, 10
+SENT = ("dispatch", "combine")  # rows to experts, and back
+AMONG = ("experts", "rows")  # parts between the two
 ROPE_BYTES = 4  # of a query that is turned and put together, and of an expanded key as well
 
 
@@ -173,7 +175,7 @@ def decode_step(setup: Setup, sequences: float, context: float, knobs: Knobs | N
         _product("dense products", dense, peak, read),
         _product("experts", experts, peak, read),
         attention(setup, lane, context, knob.memory),
-        _passes(setup, tokens / layout.dp),
+        *_passes(setup, tokens / layout.dp),
         Part("host", knob.host_s * lane, bound="host"),
         *exchanges(setup, tokens),
     ]
@@ -206,7 +208,7 @@ def prefill_step(
         Part("layers", shape.layers * knob.layer_s, bound="launches"),
         *products(setup, tokens / (2 if setup.overlap else 1), 2 if setup.overlap else 1),
         Part("attention", seconds, flops=flops, bound="compute"),
-        _passes(setup, tokens / layout.dp),
+        *_passes(setup, tokens / layout.dp),
         *exchanges(setup, tokens, prompts_only=True),
     ]  # fmt: skip
     return _joined(setup, parts, knob.sd, shared=SHARED_CORES)
@@ -228,10 +230,14 @@ def products(setup: Setup, tokens: float, times: int) -> Iterable[Part]:
                 wide = max(1.0, m.rows * layout.ep / ranks)
                 routed += block.count * kernels.grouped_gemm(setup.device, met, rows, wide, m.columns, experts)
                 more += block.count * 2.0 * rows * wide * m.columns
+                continue
+            name = rest if m.quantised else "bf16"
+            took = block.count * kernels.gemm(setup.device, lane, max(1.0, m.rows / layout.tp), m.columns, name)
+            work = block.count * 2.0 * lane * m.rows * m.columns / layout.tp
+            if m.part == "shared_experts":
+                routed, more = routed + took, more + work
             else:
-                name = rest if m.quantised else "bf16"
-                dense += block.count * kernels.gemm(setup.device, lane, max(1.0, m.rows / layout.tp), m.columns, name)
-                flops += block.count * 2.0 * lane * m.rows * m.columns / layout.tp
+                dense, flops = dense + took, flops + work
     yield Part("dense products", dense * times, flops * times, bound="compute")
     yield Part("experts", routed * times, more * times, bound="compute")
 
@@ -288,7 +294,8 @@ def attention(setup: Setup, sequences: float, context: float, share: float) -> P
         values = one.cache_values * one.seen(context) + one.state_values * 2
         size = sequences * values * width / cut * block.count
         work = sequences * (1 + setup.mtp) * one.flops(context, absorbed=True) / setup.layout.tp * block.count
-        peak = setup.device.peak("bf16") * kernels.shipped().decode_share
+        narrow = setup.cache == "fp8" and one.kind == "latent" and setup.device.fp4_tflops is not None
+        peak = setup.device.peak("fp8" if narrow else "bf16") * kernels.shipped().decode_share
         seconds += kernels.blend(work / peak, size / (setup.device.memory_bytes_per_s * share), BLEND)
         flops, read = flops + work, read + size
     bound = (
@@ -303,14 +310,15 @@ def exchanges(setup: Setup, tokens: float, *, prompts_only: bool = False) -> Ite
     if layout.ep > 1 and layout.dp > 1 and shape.moe:
         moe, each = shape.moe, tokens / layout.dp / layout.tp
         nodes = moe.chosen_groups if moe.groups > 1 else 0
-        seconds = size = 0.0
-        for row in (exchange.dispatch_row_bytes(shape.hidden), exchange.combine_row_bytes(shape.hidden)):
-            seconds += exchange.all_to_all(
-                device, layout.ep, each, row, chosen=moe.chosen, nodes=nodes, low_latency=not prompts_only
-            )
-            size += each * row * moe.chosen
         busiest = 1.0 / setup.balanced if prompts_only else 1.0
-        yield Part("all-to-all", seconds * shape.moe_layers * busiest, bytes=size * shape.moe_layers, bound="network")
+        rows = (exchange.dispatch_row_bytes(shape.hidden), exchange.combine_row_bytes(shape.hidden))
+        for name, row in zip(SENT, rows, strict=True):
+            seconds = exchange.all_to_all(
+                device, layout.ep, each, row, chosen=moe.chosen, nodes=nodes, low_latency=not prompts_only,
+                overlapped=prompts_only and setup.overlap,
+            )  # fmt: skip
+            size = each * row * moe.chosen * shape.moe_layers
+            yield Part(name, seconds * shape.moe_layers * busiest, bytes=size, bound="network")
     if layout.ep == 1 and layout.dp > 1 and shape.moe:  # each rank has a slice of every expert, so it sees all tokens
         size = tokens * shape.hidden
         each = exchange.all_gather(device, layout.dp * layout.tp, size) + exchange.all_gather(
@@ -323,19 +331,19 @@ def exchanges(setup: Setup, tokens: float, *, prompts_only: bool = False) -> Ite
         yield Part("all-reduce", 2 * shape.layers * each, bytes=2 * shape.layers * size, bound="links")
 
 
-def _passes(setup: Setup, tokens: float) -> Part:
+def _passes(setup: Setup, tokens: float) -> Iterable[Part]:
     """Norms, activations, quantisation, rotary embedding and residuals of a dp rank's tokens; rows of experts that are
     gathered, activated and added up. Launches not counted."""
-    shape, layout = setup.shape, setup.layout
-    width = 0.0
+    shape, read = setup.shape, setup.device.memory_bytes_per_s * kernels.shipped().elementwise_share
+    width = rows = 0.0
     for block in shape.blocks:
         turned = ROPE_BYTES * (2 if block.attention.kind == "latent" else 1) * block.attention.heads
         width += block.count * (PASS_BYTES * shape.hidden + turned * block.attention.qk_dim)
         if block.moe:
-            width += block.count * block.moe.chosen * (ROW_BYTES * shape.hidden + GATE_BYTES * block.moe.width)
-    size = width * tokens / layout.tp
-    read = setup.device.memory_bytes_per_s * kernels.shipped().elementwise_share
-    return Part("passes", size / read, bytes=size, bound="memory bandwidth")
+            rows += block.count * block.moe.chosen * (ROW_BYTES * shape.hidden + GATE_BYTES * block.moe.width)
+    for name, each in (("passes", width), ("rows", rows)):
+        size = each * tokens / setup.layout.tp
+        yield Part(name, size / read, bytes=size, bound="memory bandwidth")
 
 
 def _product(name: str, work: Work, peak: float, read: float) -> Part:
@@ -359,23 +367,32 @@ def _joined(setup: Setup, parts: list[Part], sd: float, shared: float = 0.0) -> 
     """The parts one after the other, or exchanges behind the rest where two micro-batches take turns.
 
     A step waits for its slowest rank: WAIT is the spread of their times. Args: shared: of the cores, that exchange
-    takes; those of a decode step take none (DeepEP, low latency).
+    takes while prompts are read; that of a decode step takes none (DeepEP, low latency).
     """
-    sent = sum(part.seconds for part in parts if part.name == "all-to-all")
+    sent = sum(part.seconds for part in parts if part.name in SENT)
     ranks = setup.layout.dp
     if ranks > 1 and setup.balanced < 1:
         lost = WAIT * math.sqrt(2 * math.log(ranks)) * (sum(p.seconds for p in parts) - sent)
         parts.append(Part("waiting", lost, bound="balance of ranks"))
     total = sum(part.seconds for part in parts)
     if setup.overlap and sent:
-        compute = total - sent
-        hidden = min(sent, compute) * (1 - shared)
-        parts = [
-            Part(p.name, p.seconds, p.flops, p.bytes, p.bound, hidden if p.name == "all-to-all" else 0.0) for p in parts
-        ]
+        hidden = _hidden(parts) * (1 - shared) if shared else min(sent, total - sent)
+        parts = [replace(p, hidden=hidden * p.seconds / sent if p.name in SENT else 0.0) for p in parts]
         total -= hidden
     if setup.layout.pp > 1:  # a token goes through all stages, one after the other
         hop = exchange.send(setup.device, setup.shape.hidden * 2.0) * (setup.layout.pp - 1)
         parts.append(Part("stages", hop, bound="network"))
         total += hop
     return Step(total, tuple(parts), sd)
+
+
+def _hidden(parts: list[Part]) -> float:
+    """What two micro-batches of prompts hide of each other.
+
+    Four times a layer one computes, its experts or the rest, while the other sends or gets back; the longer of both
+    counts. In decode steps attention is divided further (DeepSeek's five stages), so only the sums matter.
+    """
+    among = sum(p.seconds for p in parts if p.name in AMONG)
+    before = sum(p.seconds for p in parts if p.name not in SENT) - among
+    sent = [sum(p.seconds for p in parts if p.name == name) for name in SENT]
+    return sum(min(one, other) for one in (before, among) for other in sent) / 2

@@ -21,6 +21,7 @@ from fathom.plan.shape import Attention, Block, Matrix
 #: systems/*.yaml of aiconfigurator 0.12. Cards of little memory keep less (its b60.yaml has 0.5 GB).
 RUNTIME_BYTES, RUNTIME_LEAST, RUNTIME_SHARE = 3758096384, 600e6, 0.05
 COLLECTIVES_BYTES = 411041792
+KEEPING = ("trtllm",)  # engines that keep what has left a window, unless told (KvCacheConfig.max_attention_window)
 USED_SHARE = 0.92  # of the memory: what engines allow themselves (vLLM 0.90 to 0.92, SGLang 0.88), fragments beside it
 HOST_SHARE = 0.95  # of a host's memory; the rest is the operating system's
 CHUNK_TOKENS = 8192  # of prompts, read in one step by a dp rank: the usual limit of vLLM and SGLang
@@ -136,7 +137,7 @@ def cache_bytes(setup: Setup, stage: int | None = None) -> tuple[float, float]:
     extra = stage == setup.layout.pp - 1 and setup.mtp and shape.mtp
     for block, count in [*held(setup, stage), *([(shape.mtp, shape.mtp_depth)] if extra and shape.mtp else [])]:
         one, values = block.attention, _cached(setup, block.attention) * count
-        if one.window is None:
+        if one.window is None or setup.engine in KEEPING:
             token += values
         else:
             state += one.window * values

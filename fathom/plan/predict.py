@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from fathom.errors import ConfigError
 from fathom.layout import Layout
@@ -68,15 +69,22 @@ def _latency(asked: Case, found: rates.Rates, knobs: Knobs) -> Quantity | Refusa
 
 
 def best(asked: Case, knobs: Knobs) -> rates.Rates | None:
-    """The best of the layouts that people use within a node, as many sequences as memory and the limit allow."""
-    found = []
+    """The best of the layouts that people use within a node: as many sequences as memory and the limit allow, or where
+    requests come at random, the rate at which they keep their limits."""
     drafts = sorted({0, asked.setup.mtp})
-    for setup in (replace(one, mtp=n) for one in layouts(asked.setup, asked.devices) for n in drafts):
-        if rate := rates.saturated(
-            setup, asked.prompt, asked.output, tpot_s=asked.limit_s, variation=asked.variation, knobs=knobs
-        ):
-            found.append(rate)
-    return max(found, key=lambda rate: rate.output, default=None)
+    setups = [replace(one, mtp=n) for one in layouts(asked.setup, asked.devices) for n in drafts]
+    load: dict[str, Any] = {"variation": asked.variation, "knobs": knobs}
+    full = [(s, rates.saturated(s, asked.prompt, asked.output, tpot_s=asked.limit_s, **load)) for s in setups]
+    found = sorted(((s, rate) for s, rate in full if rate), key=lambda pair: -pair[1].output)
+    if asked.first_s == math.inf:
+        return found[0][1] if found else None
+    most: rates.Rates | None = None
+    for setup, bound in found:
+        if most and bound.output <= most.output:
+            break
+        rate = rates.served(setup, asked.prompt, asked.output, first_s=asked.first_s, token_s=asked.limit_s, **load)
+        most = max(filter(None, (most, rate)), key=lambda one: one.output, default=None)
+    return most
 
 
 def layouts(setup: Setup, devices: int) -> list[Setup]:

@@ -19,9 +19,12 @@ from fathom.plan.flight import Flight, Policy, Seconds
 from fathom.plan.knobs import Knobs, shipped
 from fathom.plan.latency import Setup, Step, decode_step, prefill_step
 from fathom.plan.memory import memory
+from fathom.plan.offered import Load, Tails, tails
 
 FIRST = ("start", "steps", "waits", "text")  # constants of the first token: first_token_s
 STEP_TOKENS = 16384  # of prompts, that a rank reads in one step where it does nothing else
+TRIED = 10  # rates, each the middle of what is left
+LEAST = 256.0  # tokens of prompts that are told apart in a step
 #: How engines read prompts: tokens of a step, and whether sequences go on meanwhile. SGLang stops them; the others mix.
 #: As InferenceX starts them (benchmarks/single_node/fixed_seq_len).
 ENGINES = {"sglang": Policy(chunk=16384, beside=False), "trtllm": Policy(chunk=8192), "vllm": Policy(chunk=16384)}
@@ -119,9 +122,8 @@ def fly(service: Service, knobs: Knobs) -> Flight:
     policy = ENGINES.get(reads.engine, Policy()) if service.reads is None else Policy(chunk=STEP_TOKENS)
     lanes = reads.layout.dp
     chunk = max(policy.chunk, 2 * service.prompt if reads.engine == "vllm" else 0.0) * lanes
-    tokens = doubling(service.prompt, max(chunk, 2 * service.prompt))
-    share = knobs.of(reads.keys, reads.date).prompt
-    read_s = between(tokens, [prefill_step(reads, n, 0.0, service.prompt, knobs).seconds * share for n in tokens])
+    together = top if policy.beside and service.reads is None else 0.0
+    read_s = _reading(reads, service.prompt, chunk, knobs, together)
     if service.reads is None:
         policy = replace(policy, chunk=chunk, poll=service.poll, gather=lanes, most=most)
         return flight.mixed(service.each, service.prompt, service.output, step_s, read_s, policy)
@@ -132,6 +134,19 @@ def fly(service: Service, knobs: Knobs) -> Flight:
         return step_s(max(1.0, running * load))
 
     return flight.split(mine, service.prompt, service.output, decode_s, read_s, replace(policy, chunk=chunk))
+
+
+def _reading(setup: Setup, prompt: float, chunk: float, knobs: Knobs, beside: float = 0.0) -> Seconds:
+    """Seconds of a step that reads so many tokens of prompts, up to `chunk`.
+
+    Args: beside: sequences that go on in the same step, whose products read the weights anyway; then what it adds.
+    """
+    tokens = doubling(min(prompt, LEAST), max(chunk, 2 * prompt))
+    share = knobs.of(setup.keys, setup.date).prompt
+    shared = prefill_step(setup, beside, 0.0, prompt, knobs).seconds if beside else 0.0
+    return between(
+        tokens, [(prefill_step(setup, n + beside, 0.0, prompt, knobs).seconds - shared) * share for n in tokens]
+    )
 
 
 def first_token_s(service: Service, waited: float, step_s: float, knobs: Knobs | None = None) -> float:
@@ -182,6 +197,49 @@ def saturated(
             best = Rates(tpot, reading, rate, count, step, step.sd)
         count *= 1.25
     return best
+
+
+@lru_cache(maxsize=1024)
+def served(
+    setup: Setup, prompt: float, output: float, *, first_s: float, token_s: float, variation: float = 0.0,
+    knobs: Knobs | None = None,
+) -> Rates | None:  # fmt: skip
+    """The largest rate of requests at random at which 99 of 100 keep limits on the first token and the time per token.
+
+    None: not even a small one.
+
+    Args: first_s, token_s: the limits [s]. variation: as saturated takes it.
+    """
+    knobs = knobs or shipped()
+    context = prompt + output * (1 + variation) / 2
+    most = min(memory(setup).sequences(context + 0.1 * output), 4096 * setup.layout.dp)
+    if most < 1:
+        return None
+    lanes, policy = setup.layout.dp, ENGINES.get(setup.engine, Policy())
+    sizes = doubling(float(lanes), most)
+    step_s = between(sizes, [decode_step(setup, n, context, knobs).seconds for n in sizes])
+    read_s = _reading(setup, prompt, policy.chunk * lanes, knobs, lanes if policy.beside else 0.0)
+    start, steps, waits = (math.exp(knobs.total(name, (f"first {setup.engine} mixed",))) for name in FIRST[:3])
+
+    def tried(rate: float) -> Tails | None:
+        load = Load(rate, prompt, output, variation, setup.accepted, lanes, policy.chunk * lanes)
+        found = tails(load, step_s, read_s)
+        if not (found.running <= most and found.token_s <= token_s):
+            return None
+        return found if start + steps * step_s(found.running) + waits * found.first_s <= first_s else None
+
+    high = most * setup.accepted / step_s(most) / output
+    low, best = 0.0, None
+    for _ in range(TRIED):
+        middle = (low + high) / 2
+        if found := tried(middle):
+            low, best = middle, found
+        else:
+            high = middle
+    if best is None:
+        return None
+    step = decode_step(setup, best.running, context, knobs)
+    return Rates(best.mean_s, best.first_s, low * output / setup.devices, best.running, step, step.sd)
 
 
 def reading(setup: Setup, tokens: float, prompt: float, cached: float = 0.0, knobs: Knobs | None = None) -> float:

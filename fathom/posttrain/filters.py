@@ -36,6 +36,8 @@ class Candidate:
     closings: int = 1
     markers: int = 0
     line: str | None = None
+    early: bool = False
+    sure: bool = True
 
     @cached_property
     def right(self) -> bool:
@@ -53,8 +55,8 @@ class Group:
 
     @cached_property
     def votes(self) -> Counter[str]:
-        """Replies that finished, by what they say; right ones count as one, however they put it."""
-        return Counter(ballot(one) for one in self.candidates if one.finished)
+        """Replies that finished their own thought, by what they say; right ones count as one, however they put it."""
+        return Counter(ballot(one) for one in self.candidates if one.finished and not one.early)
 
     @cached_property
     def shortest(self) -> int:
@@ -146,6 +148,10 @@ def _wrong(one: Candidate, _: Group) -> bool:
     return not one.right
 
 
+def _unsure(one: Candidate, _: Group) -> bool:
+    return not one.sure
+
+
 def _language(one: Candidate, _: Group) -> bool:
     # Marks in a thought (check, ok, big) are of no language; Chinese characters would be of one.
     return not speaks(one.reply, one.problem) or _CHINESE.search(one.thought) is not None
@@ -173,6 +179,7 @@ FILTERS: Mapping[str, Filter] = {
     "malformed": _malformed,  # not one closed thought and then a reply, nothing else
     "repetitive": _repetitive,  # lines in a loop
     "wrong": _wrong,  # the task's checker says no
+    "unsure": _unsure,  # right after an early end, where another try was wrong
     "language": _language,  # words of another language than the question's
     "outvoted": _outvoted,  # a wrong answer was given more often in its group: right by luck
     "long": _long,  # more than length_ratio times the shortest that passed so far

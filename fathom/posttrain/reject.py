@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Protocol
 
 from fathom import tasks
 from fathom.batching import SamplingParams
@@ -22,6 +21,7 @@ from fathom.batching.request import sibling_seed
 from fathom.config.effort import REFLECT
 from fathom.engine import LLM, Completion, EngineConfig
 from fathom.errors import ConfigError
+from fathom.posttrain.early import Generates, early_ends
 from fathom.posttrain.filters import DUPLICATE, FILTERS, SURPLUS, Candidate, Group, HeldOut, choose
 from fathom.posttrain.traces import asked
 from fathom.tasks.mixture import Mixture
@@ -40,8 +40,9 @@ class RejectConfig:
 
     count: of problems. samples: replies per problem. reflect_share: of them, asked with the line for reflection.
     length_ratio: a reply may be so many times as long as the shortest good one of its group. keep: replies kept of a
-    problem, shortest first. held_out: problems of each family, level and other split whose wording may not occur.
-    at_once: problems sampled together.
+    problem, shortest first. early: shares of its lines after which a good thought is ended too (early.py), with
+    early_tries replies each; whole: families left whole, since their answers can be guessed. held_out: problems of each
+    family, level and other split whose wording may not occur. at_once: problems sampled together.
     """
 
     count: int = 400
@@ -53,16 +54,21 @@ class RejectConfig:
     reflect_share: float = 0.5
     length_ratio: float = 1.5
     keep: int = 1
+    early: tuple[float, ...] = ()
+    early_tries: int = 3
+    whole: tuple[str, ...] = ()
     held_out: int = 50
     seed: int = 0
     at_once: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("count", "samples", "keep", "at_once", "max_tokens"):
+        for name in ("count", "samples", "keep", "early_tries", "at_once", "max_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.length_ratio < 1:
             raise ConfigError(f"length_ratio is {self.length_ratio:g}; it must be at least 1, the shortest itself.")
+        if any(not 0 < share < 1 for share in self.early):
+            raise ConfigError(f"early is {self.early}; each is a share of a thought's lines, above 0 and below 1.")
         if not 0 <= self.reflect_share <= 1:
             raise ConfigError(f"reflect_share is {self.reflect_share:g}; it must be between 0 and 1.")
         if self.temperature < 0 or not 0 < self.top_p <= 1 or self.held_out < 0:
@@ -97,15 +103,6 @@ class Counts:
             tokens=self.tokens + sum(one.tokens for one, _ in verdicts),
             kept_tokens=self.kept_tokens + sum(one.tokens for one in kept),
         )
-
-
-class Generates(Protocol):
-    """What an LLM is asked here."""
-
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-
-    def generate(self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], /) -> list[Completion]: ...
 
 
 Report = Callable[[Counts, int], None]
@@ -145,7 +142,11 @@ def collect(
     held_out = HeldOut.of(held_out_problems(config))
     counts, kept, others = Counts(), list[Sample](), list[Sample]()
     for begin in range(0, len(problems), config.at_once):
-        for candidates in sample_groups(llm, problems[begin : begin + config.at_once], config, begin):
+        groups = sample_groups(llm, problems[begin : begin + config.at_once], config, begin)
+        if config.early:
+            params, seed = _params(config, 0), sibling_seed(config.seed, -1 - begin)
+            groups = early_ends(llm, groups, config.early, config.early_tries, params, seed, config.whole)
+        for candidates in groups:
             verdicts = choose(Group(candidates, config.length_ratio, held_out), config.keep)
             counts = counts.with_group(verdicts)
             kept += [_sample(one, KIND) for one, name in verdicts if name is None]

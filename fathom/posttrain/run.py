@@ -45,7 +45,7 @@ from fathom.train.trainer import Progress, Recipe, Trainer
 
 MODEL = "model"  # where a stage leaves its checkpoint
 MEASURED = ("extend", "sft", "grpo", "distil")
-STUDENTS = ("extend", "sft")
+STUDENTS = ("extend", "sft", "grpo")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class MeasureConfig:
 class Speedrun:
     """All stages. problems: what `traces`, `house`, `grpo` and `reject` draw from unless they say otherwise, and what
     is asked in the end. start: a checkpoint, or nano, that takes the place of tokenizer and base. student: the
-    stage whose model becomes the student: extend, as with V3, or sft where the base does not know the problems.
+    stage whose model becomes the student: extend, as with V3; sft where the base does not know the problems; grpo, the
+    expert itself, where its gains shall not depend on what is read.
     planned_s: stage -> seconds, to guess what is left."""
 
     problems: Mixture

@@ -27,14 +27,16 @@ class OptimiserConfig:
     """AdamW without decay.
 
     Fields: lr: R1's is 3e-6; a model of some million weights wants 1e-5 to 1e-4. mtp_lr: of the MTP module, which
-            learns to predict what is sampled now; 0 leaves it. warmup_steps: rising to lr. clip_norm: of the policy's
-            gradient, and of the module's. mini_batches: steps of the optimiser for each rollout. micro_tokens: of one
-            forward. compute_dtype: of the activations that the derivative comes from; values are the kernels' anyway.
+            learns to predict what is sampled now; 0 leaves it. warmup_steps: rising to lr. last_step: where the rate
+            would be 0, falling evenly after the warm-up; 0: it stays. clip_norm: of the policy's gradient, and of the
+            module's. mini_batches: steps of the optimiser for each rollout. micro_tokens: of one forward.
+            compute_dtype: of the activations that the derivative comes from; values are the kernels' anyway.
     """
 
     lr: float = 3e-6
     mtp_lr: float = 3e-5
     warmup_steps: int = 0
+    last_step: int = 0
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
@@ -44,13 +46,18 @@ class OptimiserConfig:
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        for name, least in {"lr": 0, "mtp_lr": 0, "warmup_steps": 0, "mini_batches": 1, "micro_tokens": 1}.items():
+        leasts = {"lr": 0, "mtp_lr": 0, "warmup_steps": 0, "last_step": 0, "mini_batches": 1, "micro_tokens": 1}
+        for name, least in leasts.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
 
     def at(self, rate: float, step: int) -> float:
         """A learning rate at a step."""
-        return rate * min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else rate
+        rising = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        if not self.last_step:
+            return rate * rising
+        falling = (self.last_step - step) / (self.last_step - min(self.warmup_steps, self.last_step - 1))
+        return rate * min(rising, max(0.0, falling))
 
 
 @dataclass(frozen=True)

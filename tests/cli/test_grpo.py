@@ -52,7 +52,7 @@ def test_a_run_ends_with_a_model(model_dir: str, tmp_path: Path, capsys: pytest.
 
 def test_the_recipe_is_one() -> None:
     config = build(GRPOConfig, read_toml(RECIPE), "grpo-nano")
-    assert config.rollout.groups * config.rollout.samples == 128 and config.objective.normalise == "token"
+    assert config.rollout.groups * config.rollout.samples == 320 and config.objective.normalise == "token"
 
 
 def test_refused(model_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

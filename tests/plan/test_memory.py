@@ -142,3 +142,10 @@ def test_more_of_anything_leaves_less_room(name: str, tp: int, device: str, cont
     assert memory(replace(setup, cache="fp8")).room >= held.room
     assert memory(setup, chunk=32_768).room <= held.room
     assert held.sequences(context) >= held.sequences(context + 1000)
+
+
+def test_tensorrt_llm_keeps_what_has_left_a_window() -> None:
+    """gpt-oss: every second layer sees 128 tokens; `max_attention_window` is not set by itself."""
+    freed, kept = (Setup(families.find("gpt-oss-120b"), H200, engine=engine) for engine in ("vllm", "trtllm"))
+    assert cache_bytes(kept)[0] == 2 * cache_bytes(freed)[0]
+    assert 0.45 < memory(kept).sequences(8192) / memory(freed).sequences(8192) < 0.6

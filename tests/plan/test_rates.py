@@ -37,6 +37,22 @@ def test_a_limit_on_the_time_per_token_costs_throughput() -> None:
     assert rates.saturated(H200, 1024, 1024, tpot_s=1e-4) is None
 
 
+def test_a_server_keeps_its_limits_and_gives_less_than_a_full_replica() -> None:
+    full = rates.saturated(H200, 1024, 1024, tpot_s=0.05)
+    loose, tight = (rates.served(H200, 1024, 1024, first_s=f, token_s=0.05) for f in (5.0, 0.45))
+    assert full is not None and loose is not None and tight is not None
+    assert tight.output < loose.output < full.output and loose.tpot_s < 0.05
+    assert rates.served(H200, 1024, 1024, first_s=5.0, token_s=1e-4) is None
+
+
+def test_llama_405b_as_a_server() -> None:
+    """MLPerf Inference v5.1 on 8 B200, four devices a replica: 155.5 tok/s each; its prompts of 9,400 tokens wait up
+    to 5 of the 6 s that are allowed, while a full batch would give 206 (Offline)."""
+    setup = Setup(families.find("llama-3.1-405b"), CATALOGUE.find("b200"), Layout(tp=4), "nvfp4", "fp8", "trtllm")
+    found = rates.served(setup, 9400, 655, first_s=6.0, token_s=0.175, variation=0.4)
+    assert found is not None and found.output == pytest.approx(155.5, rel=0.20)
+
+
 @pytest.mark.parametrize(
     ("device", "precision", "prompt", "output", "measured"),
     [("b200", "nvfp4", 1000, 1000, 6463), ("gb200", "nvfp4", 1000, 1000, 6939)],

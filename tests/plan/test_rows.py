@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from fathom.errors import ConfigError
@@ -98,6 +100,22 @@ def test_drafts_only_where_there_is_a_module_and_the_round_allows_them() -> None
         for version, name in (("v5.1", "deepseek-r1"), ("v6.0", "deepseek-r1"), ("v6.0", "llama3.1-405b"))
     ]
     assert [one.setup.mtp for one in made if isinstance(one, Case)] == [0, 1, 0]
+
+
+def test_scenarios_have_limits_and_offline_has_none() -> None:
+    """loadgen/mlperf.conf; runs use nine tenths of what they may."""
+    row = ROW | {"batch": "", "metric": "output_tokens_per_s_per_gpu", "output_len": "~3750 mean"}
+    made = [case(row | {"system": f"MLPerf Inference v6.0 {name} (x; TensorRT)"}, CATALOGUE)
+            for name in ("Server", "Interactive", "Offline")]  # fmt: skip
+    limits = [(one.first_s, one.limit_s) for one in made if isinstance(one, Case)]
+    assert limits == [pytest.approx((1.8, 0.072)), pytest.approx((1.35, 0.0135)), (math.inf, math.inf)]
+    assert {one.variation for one in made if isinstance(one, Case)} == {1.5}
+
+
+def test_keys_and_values_that_only_blackwell_keeps_in_fp8() -> None:
+    row = ROW | {"model": "gpt-oss-120b", "conditions": "FP8 KV on DeepSeek/gpt-oss(Blackwell)", "precision": "FP4"}
+    kept = [case(row | {"hardware": name}, CATALOGUE) for name in ("H200", "B200")]
+    assert [one.setup.cache for one in kept if isinstance(one, Case)] == ["bf16", "fp8"]
 
 
 def test_a_layout_that_is_not_understood() -> None:

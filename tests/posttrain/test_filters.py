@@ -53,6 +53,7 @@ def test_nothing_speaks_against_a_good_reply() -> None:
         ("repetitive", {"thought": "a\nb\na\nb\na\nb"}),
         ("wrong", {"reply": "17 + 25 = 43"}),
         ("wrong", {"reply": "It is 42, I think."}),
+        ("unsure", {"early": True, "sure": False}),
         ("language", {"thought": "先算 7+5=12"}),
     ],
 )

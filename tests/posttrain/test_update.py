@@ -131,6 +131,12 @@ def test_warmup_rises_to_lr() -> None:
         OptimiserConfig(mini_batches=0)
 
 
+def test_the_rate_falls_evenly_to_nothing_at_the_last_step() -> None:
+    config = OptimiserConfig(lr=1.0, warmup_steps=2, last_step=6)
+    assert [config.at(1.0, step) for step in range(8)] == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    assert OptimiserConfig(last_step=4).at(2.0, 1) == 1.5
+
+
 def test_activations_in_bfloat16_give_nearly_the_gradient_and_the_same_values() -> None:
     objective = ObjectiveConfig(kl=0.0)
     groups, old = sampled()
