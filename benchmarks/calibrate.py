@@ -2,7 +2,7 @@
 
     python benchmarks/calibrate.py
 
-Takes a profile (about 20 kernels, 10 steps of the engine), draws 20 other steps (two decodes for each chunk of a
+Takes a profile (about 20 kernels, 16 steps of the engine), draws 20 other steps (two decodes for each chunk of a
 prompt), measures them in turns, and compares. About two minutes on a calm machine, six at most.
 """
 
@@ -17,7 +17,7 @@ from measure import ROOT, machine, write
 from fathom.cli.planning.calibrate import PREPARING, take_points, take_profile
 from fathom.engine import load_model
 from fathom.engine.machine import Neighbours
-from fathom.plan.calibrate import unseen_points
+from fathom.plan.calibrate import POINTS, unseen_points
 from fathom.plan.drift import compare, compared
 from fathom.plan.report import as_json
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="nano", help="a model's directory, or nano")
     parser.add_argument("--bits", default="8")
     parser.add_argument("--threads", type=int, help="default: one per core")
-    parser.add_argument("--points", type=int, default=10, help="steps to fit")
+    parser.add_argument("--points", type=int, default=POINTS, help="steps to fit")
     parser.add_argument("--unseen", type=int, default=20, help="steps to foresee")
     parser.add_argument("--seed", type=int, default=0, help="which steps are drawn")
     parser.add_argument("--minutes", type=float, default=2.5, help="of each of the two measurements, at most")

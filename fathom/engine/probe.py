@@ -3,14 +3,14 @@
 Kernels: weights read from caches and memory, products of few and many rows, forwards without scheduler and sampler.
 Engine points: decode steps and chunks of prompts at chosen sizes, scheduler and sampler included (bench.py's engine).
 All points share one engine and the beginnings of the same random texts, so each context is computed once; points are
-measured in turns, so that a slower minute falls on all of them, and count with their medians.
+measured in turns, each in another order, so that a slower moment falls on all of them, and count with their medians.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 from statistics import median
@@ -35,7 +35,8 @@ FOOTPRINTS = (CACHED_BYTES, 32 << 20, LARGE_BYTES)  # read over and over: what c
 PRODUCT_ROWS = (1, 8, 64)
 FORWARD_ROWS = (1, 2, 4, 8, 16, 64, 256, 512)
 # (sequences, tokens, context): what attention adds to a forward; two prompts among them
-ATTENTION = ((1, 1, 1024), (8, 1, 256), (8, 1, 1024), (32, 1, 1920), (1, 64, 1024), (1, 256, 512))
+ATTENTION = ((1, 1, 1024), (8, 1, 256), (16, 1, 1024), (32, 1, 1920), (1, 64, 1024), (1, 256, 512))
+TURNS = 3  # of all kernels: the shortest counts, and of attention, which is a difference, the median
 MOST_CACHE_BYTES = 1 << 28  # of latents in a kernel
 LEAST, ENOUGH_S = 3, 0.15  # runs of a kernel, at least; no more once they have taken so long
 # How a token may be chosen: the likeliest, with noise, and among some tokens only.
@@ -52,8 +53,9 @@ Clock = Callable[[], float]
 class Kernel:
     """One kernel, alone: `tokens` rows in each of `sequences`, after `context` tokens; its time [s].
 
-    Of "read", bytes: how many, over and over. Of "product", multiply_adds. "forward" is the model without its head, at
-    the beginning of texts; "attention" what a context adds to that; "drawn" and "filtered" the choice of a token.
+    threads: of the team that did it. Of "read", bytes: how many, over and over. Of "product", multiply_adds. "forward"
+    is the model without its head, at the beginning of texts; "attention" what a context adds to that; "drawn" and
+    "filtered" the choice of a token.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Kernel:
     context: int = 0
     bytes: float = 0.0
     multiply_adds: float = 0.0
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def count_kernels() -> int:
 
 
 def kernels(model: Model, clock: Clock = perf_counter) -> Iterator[Kernel]:
-    """Each kernel as soon as it is measured.
+    """Each kernel after its last turn: all are measured in turns, so that a slower moment falls on few of any of them.
 
     Raises: ConfigError: the model does not run on the native kernels.
     """
@@ -105,15 +108,24 @@ def kernels(model: Model, clock: Clock = perf_counter) -> Iterator[Kernel]:
         raise ConfigError(
             "a profile is taken of the native kernels, which this machine lacks; install a C compiler (gcc or clang)."
         )
+    turns = zip(*[list(_kernels(model, clock)) for _ in range(TURNS)], strict=True)
+    for taken in turns:
+        counts = median if taken[0].name == "attention" else min
+        yield replace(taken[0], seconds=counts([k.seconds for k in taken]))
+
+
+def _kernels(model: PackedTransformer, clock: Clock) -> Iterator[Kernel]:
+    """One turn."""
     kind, threads = kind_of(model), model.kernels.threads
+    measured = partial(Kernel, threads=threads)
     for footprint in FOOTPRINTS:
-        yield Kernel("read", step_s(kind, Reads(footprint), threads), bytes=footprint)
+        yield measured("read", step_s(kind, Reads(footprint), threads), bytes=footprint)
     for rows in PRODUCT_ROWS:
         rate = multiply_adds_per_s(kind, threads, rows=rows)
         multiply_adds = float(rows * math.prod(PEAK_SIZE))
-        yield Kernel("product", multiply_adds / rate, rows, multiply_adds=multiply_adds)
+        yield measured("product", multiply_adds / rate, rows, multiply_adds=multiply_adds)
     for rows in FORWARD_ROWS:
-        yield Kernel("forward", Forward(model, rows, 1, 0, clock).seconds(), rows)
+        yield measured("forward", Forward(model, rows, 1, 0, clock).seconds(), rows)
     longest = model.config.max_position_embeddings
     for sequences, tokens, context in ATTENTION:
         tokens = min(tokens, longest // 2)
@@ -121,10 +133,10 @@ def kernels(model: Model, clock: Clock = perf_counter) -> Iterator[Kernel]:
         context = max(1, min(context, longest - tokens, room - tokens))
         late, early = Forward(model, sequences, tokens, context, clock), Forward(model, sequences * tokens, 1, 0, clock)
         added = max(1e-9, late.seconds() - early.seconds())
-        yield Kernel("attention", added, sequences, tokens, context)
+        yield measured("attention", added, sequences, tokens, context)
     logits = torch.randn(1, model.config.vocab_size, generator=torch.Generator().manual_seed(0))
     for name in ("drawn", "filtered"):
-        yield Kernel(name, _settled(partial(_choice, logits, SAMPLING[name], clock)))
+        yield measured(name, _settled(partial(_choice, logits, SAMPLING[name], clock)))
 
 
 def _choice(logits: torch.Tensor, params: SamplingParams, clock: Clock) -> float:
@@ -275,13 +287,14 @@ def measure(
     if repeats < 1:
         raise ConfigError(f"repeats is {repeats}; it must be at least 1.")
     taken: list[list[tuple[float, float]]] = [[] for _ in probe.steps]
-    order, began = list(range(len(probe.steps))), perf_counter()
+    order, began, random = list(range(len(probe.steps))), perf_counter(), Random(repeats)
     for i in sorted(order, key=lambda i: -probe.steps[i].context):
         probe.warm_up(probe.steps[i])
     for repeat in range(repeats):
         if repeat >= FEWEST and perf_counter() - began > seconds:
             break
-        for i in order if repeat % 2 == 0 else reversed(order):
+        random.shuffle(order)
+        for i in order:
             taken[i].append(probe.sample(probe.steps[i]))
             if seen is not None:
                 seen(probe.steps[i], repeat, taken[i][-1][0])

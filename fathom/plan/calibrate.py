@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -24,16 +25,17 @@ import numpy as np
 from fathom.config import ModelConfig, build, read_json
 from fathom.cost import Kind
 from fathom.errors import ConfigError, InputError
-from fathom.plan.ownstep import PARTS, Choice, Group, Kernel, Rates, Step, near_keys, part_seconds, place
+from fathom.plan.ownstep import PARTS, Choice, Group, Kernel, Rates, Step, near_keys, part_seconds, place, prior
 from fathom.plan.posterior import Array, Fit, choose, fit, student_quantile
 from fathom.plan.quantity import COVERAGE, Quantity
 
-FORMAT, VERSION = "fathom device profile", 1
-PRIOR_SD = tuple(part.prior_sd for part in PARTS)
+FORMAT, VERSION = "fathom device profile", 2
 PAGE_TOKENS = 16  # contexts of chunks are whole pages
 SEQUENCES = (1, 2, 4, 8, 16, 32)
 CONTEXTS = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384)
 CHUNKS = (16, 64, 128, 256, 512)
+POINTS = 16
+STRETCHES = 5  # of turns, that show how a machine moves
 ROOM = 64  # positions that a measurement leaves free
 
 
@@ -120,7 +122,9 @@ def calibrated(
     """The profile that measurements make."""
     rates = _rates(config, kind, kernels)
     work = np.array([part_seconds(config, kind, rates, point.step) for point in points])
-    whole, logged = (fit(work, [getattr(p, name) for p in points], PRIOR_SD) for name in ("seconds", "logged_s"))
+    whole, logged = (
+        fit(work, [getattr(p, name) for p in points], prior(), swing(points)) for name in ("seconds", "logged_s")
+    )
     return Profile(
         created,
         machine,
@@ -134,6 +138,17 @@ def calibrated(
         logged,
         others_share,
     )
+
+
+def swing(points: Sequence[Point]) -> float:
+    """How far the machine itself moves while it is measured: the standard deviation of what all points have in common
+    in each of some stretches of turns.
+    """
+    turns = min((len(point.samples) for point in points), default=0)
+    if turns < STRETCHES:
+        return 0.0
+    moved = np.array([np.log(point.samples[:turns]) - math.log(median(point.samples)) for point in points])
+    return float(np.std([np.median(stretch) for stretch in np.array_split(moved, STRETCHES, axis=1)], ddof=1))
 
 
 # ---- the file ------------------------------------------------------------------------------------------------------
@@ -191,7 +206,7 @@ def preparing_s(config: ModelConfig, kind: Kind, kernels: Sequence[Kernel], grou
 
 
 def choose_points(
-    config: ModelConfig, kind: Kind, kernels: Sequence[Kernel], *, count: int = 10, seconds: float = math.inf,
+    config: ModelConfig, kind: Kind, kernels: Sequence[Kernel], *, count: int = POINTS, seconds: float = math.inf,
     **room: int,
 ) -> list[Group]:  # fmt: skip
     """Where the engine is to be measured.
@@ -203,7 +218,7 @@ def choose_points(
     found = _affordable(config, kind, kernels, candidates(config, **room), seconds)
     work = part_work(config, kind, kernels, found)
     places = np.array([place((group,)) for group in found])
-    return [found[i] for i in choose(work, places, PRIOR_SD, count)]
+    return [found[i] for i in choose(work, places, prior(), count)]
 
 
 def unseen_points(

@@ -1,11 +1,14 @@
 """A step of our own engine on a CPU, as a sum of parts whose sizes are arithmetic and whose speeds are measured.
 
-    seconds = step + sequences + prompts + admission + forward + head + near + far + pairs + choices
+    seconds = step + sequences + prompts + products + attention + memory + choices
 
-The first four are scheduler and Python; the forward was timed alone for some numbers of rows, the head is a product,
-near and far keys and pairs are what contexts add, choices are of tokens that are not simply the likeliest. Each part
-grows with the work in it, so no longer or wider step is ever predicted to be shorter. The measured speeds are only
-where a fit to the engine's own steps begins (calibrate.py).
+The first three are scheduler and Python; products are a forward, timed alone for some numbers of rows, and the head;
+attention is what contexts add on the thread that has most of it, memory what keys add that no cache holds; choices are
+of tokens that are not simply the likeliest. Each part grows with the work in it, so no longer or wider step is ever
+predicted to be shorter. The measured speeds are only where a fit to the engine's own steps begins (calibrate.py).
+
+Attention is divided as ops/cpu/layer.h divides it. Of enough sequences each is one thread's, so five sequences take two
+threads as long as six; of fewer, threads share the heads, and each of them prepares all keys.
 """
 
 from __future__ import annotations
@@ -32,29 +35,35 @@ Choice = Literal["greedy", "drawn", "filtered", "none"]
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a step. prior_sd: how far it may lie from what kernels say, of its logarithm. bound: its resource."""
+    """A part of a step. kin: parts that lie away from where they are expected together. own_sd: how far this one does
+    besides, of its logarithm. bound: its resource.
+    """
 
     name: str
-    prior_sd: float
+    kin: Literal["python", "kernels", "choices"]
+    own_sd: float
     bound: str
 
 
-# Python is only guessed, within a factor of e; kernels in an engine find their caches colder than alone.
+# One Python is twice as fast as another, but much the same work takes it much the same share; kernels in an engine find
+# their caches colder than alone, and the machine may be slower or faster than it was when they were measured.
+KIN_SD = {"python": 0.7, "kernels": 0.3, "choices": 0.0}
 PARTS = (
-    Part("step", 1.0, "scheduler and sampler"),
-    Part("sequences", 1.0, "scheduler and sampler"),
-    Part("prompts", 1.0, "scheduler and sampler"),
-    Part("admission", 1.0, "scheduler and sampler"),
-    Part("forward", 0.2, "products with weights"),
-    Part("head", 0.4, "products with weights"),
-    Part("near", 0.4, "attention"),
-    Part("far", 0.6, "attention"),
-    Part("pairs", 0.4, "attention"),
-    Part("choices", 0.6, "scheduler and sampler"),
+    Part("step", "python", 0.25, "scheduler and sampler"),
+    Part("sequences", "python", 0.25, "scheduler and sampler"),
+    Part("prompts", "python", 0.25, "scheduler and sampler"),
+    Part("products", "kernels", 0.15, "products with weights"),
+    Part("attention", "kernels", 0.2, "attention"),
+    Part("memory", "kernels", 0.5, "attention"),
+    Part("choices", "choices", 0.4, "scheduler and sampler"),
 )
-# Guesses, which any measurement overrules: of a step, a sequence in it, a prompt that begins, a token of that.
-PYTHON_STEP_S, PYTHON_SEQUENCE_S, PYTHON_PROMPT_S, PYTHON_TOKEN_S = 1e-4, 1e-5, 1e-4, 2e-7
-NEAR_BYTES = float(1 << 20)  # the second cache of a core, as most processors of today have it or somewhat more
+# Guesses, which any measurement overrules, seen on a core of 2.6 GHz [s]: of a step; of a sequence in it, and of the
+# pages of each token of its context; of a prompt that begins, a token of it that is computed, and one before that.
+STEP_S, SEQUENCE_S, PAGES_S = 6e-5, 8e-6, 8e-9
+PROMPT_S, COMPUTED_S, CACHED_S = 7e-5, 7e-7, 1.4e-7
+NEAR_BYTES = float(4 << 20)  # what a core has of the last cache, as most processors of today have it or somewhat less
+
+LEAST_FAR = 0.1  # that a key past the caches takes more, of what attention takes: kernels may be disturbed
 
 
 @dataclass(frozen=True)
@@ -129,6 +138,7 @@ class Kernel:
     context: int = 0
     bytes: float = 0.0
     multiply_adds: float = 0.0
+    threads: int = 1
 
     @property
     def group(self) -> Group:
@@ -143,16 +153,17 @@ class Rates:
     """What the kernels reach.
 
     Fields: read: (bytes read over and over [B], their rate [B/s]). product: (rows, multiply-adds per second). forward:
-            (rows, time [s]). near_s, far_s: a key read, of those that the nearest cache holds, and of others [s].
-            pair_s: a pair more [s]. choice_s: a token chosen so [s].
+            (rows, time [s]). key_s: a thread prepares a key; pair_s: it has all heads of a token attend to one [s].
+            far_s: a key more than caches hold [s]. choice_s: a token chosen so [s].
     """
 
     read: tuple[tuple[float, float], ...]
     product: tuple[tuple[float, float], ...]
     forward: tuple[tuple[float, float], ...]
-    near_s: float
-    far_s: float
+    threads: int
+    key_s: float
     pair_s: float
+    far_s: float
     choice_s: dict[Choice, float] = field(default_factory=dict)
 
     @staticmethod
@@ -162,25 +173,25 @@ class Rates:
         missing = [name for name, found in named.items() if not found]
         if missing:
             raise ConfigError(f"the profile has no measured kernel named {missing[0]!r}; calibrate again.")
-        single = [k for k in named["attention"] if not k.group.pairs]
-        chunks = [k for k in named["attention"] if k.group.pairs]
-        if not single or not chunks:
+        attention, threads = named["attention"], max(k.threads for k in kernels)
+        if len({bool(k.group.pairs) for k in attention}) < 2:
             raise ConfigError("the profile needs attention of single tokens and of chunks; calibrate again.")
-        near_s = _median([k.seconds / k.group.keys for k in single if k.group.keys <= near_keys])
-        rest = [(k.group.keys - near_keys, k.seconds - (near_s or 0.0) * near_keys) for k in single]
-        far_s = _median([max(seconds, 0.0) / keys for keys, seconds in rest if keys > near_keys])
-        near_s, far_s = near_s or far_s or 1e-12, far_s or near_s or 1e-12
-        more = [
-            max(k.seconds - _keys_s(k.group.keys, near_keys, near_s, far_s), 0.1 * k.seconds) / k.group.pairs
-            for k in chunks
+        work = [busiest((k.group,), threads) for k in attention]
+        near = [(*w, k.seconds) for w, k in zip(work, attention, strict=True) if k.group.keys <= near_keys]
+        key_s, pair_s = _two_rates(near or [(*w, k.seconds) for w, k in zip(work, attention, strict=True)])
+        rest = [
+            (k.seconds - key_s * keys - pair_s * pairs) / (k.group.keys - near_keys)
+            for (keys, pairs), k in zip(work, attention, strict=True)
+            if k.group.keys > near_keys
         ]
         return Rates(
             tuple(sorted((k.bytes, k.bytes / k.seconds) for k in named["read"])),
             tuple(sorted((float(k.sequences), k.multiply_adds / k.seconds) for k in named["product"])),
             _rising(_thrifty((float(k.sequences), k.seconds) for k in named["forward"])),
-            near_s,
-            far_s,
-            _median(more) or 1e-12,
+            threads,
+            key_s,
+            pair_s,
+            max(_median(rest) or 0.0, LEAST_FAR * (key_s + pair_s) / threads),
             {"drawn": named["drawn"][0].seconds, "filtered": named["filtered"][0].seconds},
         )
 
@@ -194,8 +205,32 @@ def near_keys(config: ModelConfig, kind: Kind) -> float:
     return NEAR_BYTES / cache_bytes_per_token(config, 4 if kind == "f32" else 2)
 
 
-def _keys_s(keys: float, near: float, near_s: float, far_s: float) -> float:
-    return near_s * min(keys, near) + far_s * max(0.0, keys - near)
+def busiest(step: Step, threads: int) -> tuple[float, float]:
+    """(keys, pairs of a new token and a key) of the thread that has most of the attention."""
+    keys = [(g.context, g.sequences) for g in step]
+    pairs = [(g.context + g.pairs / g.sequences, g.sequences) for g in step]
+    if sum(g.sequences for g in step) >= threads:
+        return _most(keys, threads), _most(pairs, threads)
+    return max(size for size, _ in keys), sum(size * count for size, count in pairs) / threads
+
+
+def _most(jobs: Iterable[tuple[float, int]], threads: int) -> float:
+    """The least that some thread has of (size, how many of it): exact where jobs are alike, and never less for more."""
+    found, before, total = 0.0, 0, 0.0
+    for size, count in sorted(jobs, reverse=True):
+        before, total = before + count, total + size * count
+        found = max(found, -(-before // threads) * size)
+    return max(found, total / threads)
+
+
+def _two_rates(kernels: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
+    """Times of a key and of a pair that best explain (keys, pairs, seconds), neither below 0."""
+    work = np.array([(keys / seconds, pairs / seconds) for keys, pairs, seconds in kernels])
+    key_s, pair_s = np.linalg.lstsq(work, np.ones(len(work)), rcond=None)[0].tolist()
+    if min(key_s, pair_s) > 0.0:
+        return key_s, pair_s
+    alone = [float(one.sum() / (one @ one)) for one in work.T]
+    return (0.0, alone[1]) if pair_s > key_s else (alone[0], 0.0)
 
 
 def _median(values: Sequence[float]) -> float | None:
@@ -223,7 +258,7 @@ def _grown(points: Sequence[tuple[float, float]], work: float) -> float:
     (least, first), (most, last) = points[0], points[-1]
     if work >= most:
         return last * work / most
-    return first * work / least if work <= least else _between(points, work)
+    return first * work / least if work <= least else float(np.interp(work, *np.array(points).T))
 
 
 def _between(points: Sequence[tuple[float, float]], at: float) -> float:
@@ -232,24 +267,26 @@ def _between(points: Sequence[tuple[float, float]], at: float) -> float:
     return float(np.exp(np.interp(math.log(at), x, y)))
 
 
+def prior() -> Array:
+    """The covariance of how far PARTS may lie from where they are expected, of their logarithms."""
+    kin = np.array([[KIN_SD[a.kin] ** 2 if a.kin == b.kin else 0.0 for a in PARTS] for b in PARTS])
+    return kin + np.diag([part.own_sd**2 for part in PARTS])
+
+
 def part_seconds(config: ModelConfig, kind: Kind, rates: Rates, step: Step) -> Array:
     """Each of PARTS at the speed of the kernels [s]."""
-    rows, sequences = sum(g.rows for g in step), sum(g.sequences for g in step)
-    keys, near = sum(g.keys for g in step), near_keys(config, kind)
+    rows, sequences, keys = (sum(getattr(g, name) for g in step) for name in ("rows", "sequences", "keys"))
     chosen = sum(g.sequences for g in step if g.sampling != "none")
     weights, size = _head(config, kind)
-    reading_s = size / _between(rates.read, size)
-    head_s = max(reading_s, weights * chosen / _between(rates.product, max(1, chosen)))
+    head_s = max(size / _between(rates.read, size), weights * chosen / _between(rates.product, max(1, chosen)))
+    most_keys, most_pairs = busiest(step, rates.threads)
     return np.array([
-        PYTHON_STEP_S,
-        PYTHON_SEQUENCE_S * sequences,
-        PYTHON_PROMPT_S * sum(g.admitted for g in step),
-        PYTHON_TOKEN_S * sum(g.admitted * (g.context + g.tokens) for g in step),
-        rates.forward_s(rows),
-        head_s if chosen else 0.0,
-        rates.near_s * min(keys, near),
-        rates.far_s * max(0.0, keys - near),
-        rates.pair_s * sum(g.pairs for g in step),
+        STEP_S,
+        SEQUENCE_S * sequences + PAGES_S * keys,
+        sum(g.admitted * (PROMPT_S + COMPUTED_S * g.tokens + CACHED_S * g.context) for g in step),
+        rates.forward_s(rows) + (head_s if chosen else 0.0),
+        rates.key_s * most_keys + rates.pair_s * most_pairs,
+        rates.far_s * max(0.0, keys - near_keys(config, kind)),
         sum(rates.choice_s.get(g.sampling, 0.0) * g.sequences for g in step),
     ])  # fmt: skip
 

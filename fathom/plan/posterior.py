@@ -3,8 +3,8 @@
     log seconds = log(sum of exp(factor) * part) + what the sum misses
 
 Factors are logarithms around 0, where a part takes what kernels say. All errors are relative: a long step is not worth
-more than a short one. The fit is the mode of the posterior; its covariance is Laplace's. As the parts grow with the
-work, so does every prediction.
+more than a short one. The fit is the mode of the posterior; its covariance is Laplace's. What the sum misses is judged
+at each point as if it had been left out. As the parts grow with the work, so does every prediction.
 
 Points to measure are chosen for the largest entropy of what they would show. That is D-optimal in the factors; and as
 what the sum misses is taken to be alike for steps that are alike, it keeps points apart.
@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from fathom.errors import ConfigError
 
 Array = NDArray[np.float64]
-SPREAD, SPREAD_DOF = 0.05, 4.0  # of what a sum misses, and the measurements that this guess is worth
+SPREAD, SPREAD_DOF = 0.06, 4.0  # of what a sum misses, as on an EPYC, and the measurements that this guess is worth
 # For a choice of points only, what the sum itself may miss: how much, the part of that variance which is alike for
 # steps that are alike, and within how many octaves they are.
 MISSED, SHARED, REACH = 0.15, 0.8, 2.0
 ROUNDS, LARGEST_MOVE, SMALL = 200, 0.7, 1e-9  # of Newton's method on the factors
+LEAST_FREE = 0.05  # that a point leaves open of itself: what fits one point alone shows nothing of misfit
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,15 @@ class Fit:
         return _sums(parts, np.array(self.mean))[1]
 
 
-def fit(parts: Array, seconds: Sequence[float], prior_sd: Sequence[float]) -> Fit:
+def fit(parts: Array, seconds: Sequence[float], prior: Array, swing: float = 0.0) -> Fit:
     """The posterior after measured sums.
 
-    Args: parts: each sum's parts at the speed of the kernels [s]. prior_sd: of each factor.
+    Args: parts: each sum's parts at the speed of the kernels [s]. prior: the covariance of the factors. swing: how far
+          all sums move together from one time to another; one standard deviation.
     """
-    measured, precision = np.log(np.array(seconds)), np.diag(1.0 / np.square(prior_sd))
+    measured, precision = np.log(np.array(seconds)), np.linalg.inv(prior)
     mean, spread, dof = np.zeros(parts.shape[1]), SPREAD, SPREAD_DOF
-    covariance = np.linalg.inv(precision)
+    covariance = prior
     for _ in range(ROUNDS):
         sums, slopes = _sums(parts, mean)
         missed = measured - np.log(sums)
@@ -74,22 +76,26 @@ def fit(parts: Array, seconds: Sequence[float], prior_sd: Sequence[float]) -> Fi
         covariance = np.linalg.inv(shown + precision)
         move = covariance @ (slopes.T @ missed / spread**2 - precision @ mean)
         mean = mean + np.clip(move, -LARGEST_MOVE, LARGEST_MOVE)
-        dof = SPREAD_DOF + len(measured) - float(np.trace(covariance @ shown))
-        found = math.sqrt((SPREAD_DOF * SPREAD**2 + float(missed @ missed)) / dof)
+        own = np.einsum("ij,jk,ik->i", slopes, covariance, slopes) / spread**2  # what each says of itself
+        free = len(measured) - float(own.sum())
+        dof = SPREAD_DOF + free
+        left_out = float(np.mean(missed**2 / np.maximum(1.0 - own, LEAST_FREE)))
+        found = math.sqrt((SPREAD_DOF * SPREAD**2 + free * left_out) / dof)
         settled = np.abs(move).max() < SMALL and abs(found - spread) < SMALL
         spread = found
         if settled:
             break
+    spread = math.hypot(spread, swing)
     return Fit(tuple(mean.tolist()), tuple(tuple(row) for row in covariance.tolist()), spread, dof)
 
 
-def choose(parts: Array, places: Array, prior_sd: Sequence[float], count: int) -> list[int]:
+def choose(parts: Array, places: Array, prior: Array, count: int) -> list[int]:
     """The `count` candidates to measure: greedily, then exchanged one by one while that shows more.
 
-    Args: parts, prior_sd: as in `fit`. places: where each candidate lies among the others, in octaves.
+    Args: parts, prior: as in `fit`. places: where each candidate lies among the others, in octaves.
     """
     _, slopes = _sums(parts, np.zeros(parts.shape[1]))
-    expected = slopes @ np.diag(np.square(prior_sd)) @ slopes.T
+    expected = slopes @ prior @ slopes.T
     apart = np.square((places[:, None] - places[None]) / REACH).sum(-1)
     expected += MISSED**2 * (SHARED * np.exp(-0.5 * apart) + (1 - SHARED) * np.eye(len(parts)))
     chosen: list[int] = []

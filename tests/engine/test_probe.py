@@ -88,9 +88,18 @@ def test_all_points_take_turns_and_count_with_their_medians(monkeypatch):
     times = iter(float(i) for i in range(100))
     monkeypatch.setattr(probe, "sample", lambda step: (next(times), 0.5))
     found = measure(probe, 3, seen=lambda step, turn, seconds: seen.append((STEPS.index(step), turn)))
-    assert seen == [(0, 0), (1, 0), (2, 0), (3, 0), (3, 1), (2, 1), (1, 1), (0, 1), (0, 2), (1, 2), (2, 2), (3, 2)]
-    assert [sample.samples for sample in found] == [(0, 7, 8), (1, 6, 9), (2, 5, 10), (3, 4, 11)]
-    assert [(sample.seconds, sample.logged_s) for sample in found] == [(7, 0.5), (6, 0.5), (5, 0.5), (4, 0.5)]
+    assert [turn for _, turn in seen] == [0] * 4 + [1] * 4 + [2] * 4
+    turns = [[step for step, turn in seen if turn == this] for this in range(3)]
+    assert [sorted(turn) for turn in turns] == [[0, 1, 2, 3]] * 3 and len(set(map(tuple, turns))) == 3
+    for step, sample in enumerate(found):  # the clock counts samples
+        assert sample.samples == tuple(float(seen.index((step, turn))) for turn in range(3))
+        assert (sample.seconds, sample.logged_s) == (sorted(sample.samples)[1], 0.5)
+
+
+def test_of_a_kernel_counts_the_shortest_turn_and_of_a_difference_the_median(monkeypatch, native):
+    taken = iter([[Kernel("read", s), Kernel("attention", 2 * s)] for s in (3.0, 1.0, 50.0)])
+    monkeypatch.setattr(room, "_kernels", lambda model, clock: next(taken))
+    assert [kernel.seconds for kernel in kernels(open_model(tiny(), "i8"))] == [1.0, 6.0]
 
 
 def test_turns_end_with_the_time_but_some_are_always_taken():

@@ -23,7 +23,7 @@ KERNELS = (
     Kernel("drawn", 5e-5),
     Kernel("filtered", 9e-5),
 )
-FACTORS = np.array([-0.6, 0.7, 0.5, 0.3, 0.1, 0.0, 0.2, 0.4, 0.1, 0.0])  # logarithms: engine over kernels
+FACTORS = np.array([-0.6, -0.3, -0.5, 0.1, 0.15, 0.4, 0.2])  # logarithms: engine over kernels
 MACHINE = Machine("a processor", 2, 1, "avx9", "1.2.3", "2.13")
 
 

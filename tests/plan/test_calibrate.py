@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from fathom.config import preset
 from fathom.errors import ConfigError, InputError
 from fathom.plan.calibrate import (
     PAGE_TOKENS,
+    POINTS,
     ROOM,
+    STRETCHES,
     breakdown,
     candidates,
     choose_points,
@@ -24,6 +27,7 @@ from fathom.plan.calibrate import (
     prefill,
     preparing_s,
     read_profile,
+    swing,
     unseen_points,
     write_profile,
 )  # fmt: skip
@@ -73,6 +77,16 @@ def test_a_step_that_cannot_be_is_refused(bad: tuple[int, float]) -> None:
         decode(profile(), *bad)
     with pytest.raises(ConfigError, match="at least one"):
         predict(profile(), ())
+
+
+def test_a_machine_that_slows_down_meanwhile_is_seen() -> None:
+    """All points a tenth slower in the last of five stretches; what befalls one point alone does not count."""
+    known = points([Group(n, 1, 64) for n in (1, 2, 4, 8)], 0.0, 0)
+    turns = [1.0] * 8 + [math.exp(0.1)] * 2
+    moved = [replace(p, samples=tuple(p.seconds * t for t in turns)) for p in known]
+    assert swing(moved) == pytest.approx(0.1 / math.sqrt(5))  # of (0, 0, 0, 0, 0.1)
+    alone = [replace(p, samples=tuple(p.seconds * (9.0 if p is known[0] else 1.0) for _ in turns)) for p in known]
+    assert swing(alone) == 0.0 and swing([replace(p, samples=p.samples[: STRETCHES - 1]) for p in moved]) == 0.0
 
 
 # ---- the file ------------------------------------------------------------------------------------------------------
@@ -143,7 +157,7 @@ def test_every_candidate_can_be_measured(config) -> None:
 
 def test_chosen_points_span_batch_and_length() -> None:
     found = choose_points(CONFIG, "i8", KERNELS)
-    assert len(found) == len(set(found)) == 10
+    assert len(found) == len(set(found)) == POINTS
     decodes, chunks = [g for g in found if g.tokens == 1], [g for g in found if g.tokens > 1]
     assert min(len(decodes), len(chunks)) >= 3
     assert {1, 32} <= {g.sequences for g in decodes} and max(g.context for g in decodes) > 1900

@@ -13,8 +13,22 @@ from fathom.batching.plan import Plan, Row, Sampling
 from fathom.batching.request import SamplingParams
 from fathom.config import load_config
 from fathom.errors import ConfigError
+from fathom.plan.ownstep import (
+    CACHED_S,
+    COMPUTED_S,
+    PARTS,
+    PROMPT_S,
+    Group,
+    Kernel,
+    Rates,
+    busiest,
+    near_keys,
+    part_seconds,
+    place,
+    prior,
+    step_of,
+)  # fmt: skip
 from fathom.plan.ownstep import KERNELS as KINDS
-from fathom.plan.ownstep import PARTS, Group, Kernel, Rates, near_keys, part_seconds, place, step_of
 
 CONFIG = load_config("nano")
 KERNELS = (
@@ -48,13 +62,53 @@ def test_keys_and_pairs_are_the_earlier_tokens_of_every_new_one(sequences: int, 
 
 
 def test_rates_are_what_the_kernels_took() -> None:
-    assert pytest.approx(2**20 / (5 * (64 + 16) * 2)) == NEAR  # keys of five layers, 80 values of two bytes each
-    assert RATES.near_s == pytest.approx(1e-7)  # 1e-4 s for 1000 keys
-    assert RATES.far_s == pytest.approx((1.6e-3 - NEAR * 1e-7) / (8000 - NEAR))
-    # the chunk: 1000 keys take 1e-4 s, the other 3e-3 s are 60 * 1000 + 61 * 60 / 2 pairs
+    assert pytest.approx(2**22 / (5 * (64 + 16) * 2)) == NEAR  # keys of five layers, 80 values of two bytes each
+    assert RATES.key_s + RATES.pair_s == pytest.approx(1e-7)  # 1e-4 s for 1000 keys, of one token each
+    assert RATES.far_s == pytest.approx((1.6e-3 - 8000 * 1e-7) / (8000 - NEAR))
+    # the chunk: the same keys; the 3e-3 s more are 60 * 1000 + 61 * 60 / 2 pairs
     assert RATES.pair_s == pytest.approx(3e-3 / (60_000 + 1830))
     assert RATES.forward_s(16) == pytest.approx(5e-4) and RATES.forward_s(512) == pytest.approx(16e-3)
-    assert RATES.forward_s(4) == pytest.approx((1e-4 * 5e-4) ** 0.5)  # half way between 1 and 16, as logarithms go
+    assert RATES.forward_s(8.5) == pytest.approx(3e-4)  # half way between 1 and 16: each row takes a product more
+
+
+@given(st.integers(1, 40), st.integers(1, 30), st.integers(0, 500), st.integers(1, 8))
+def test_alike_sequences_are_dealt_out_one_by_one(sequences: int, tokens: int, context: int, threads: int) -> None:
+    """A list of what each thread has, made by dealing."""
+    held = [[0.0, 0.0] for _ in range(threads)]
+    for i in range(sequences):
+        held[i % threads][0] += context
+        held[i % threads][1] += sum(context + j for j in range(tokens))
+    keys, pairs = busiest((Group(sequences, tokens, context),), threads)
+    if sequences >= threads:
+        assert keys == max(k for k, _ in held) and pairs == pytest.approx(max(p for _, p in held))
+    else:  # heads are dealt out instead: every thread prepares the keys
+        assert keys == context and pairs == pytest.approx(sum(p for _, p in held) / threads)
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 300)), min_size=1, max_size=6), st.integers(1, 4))
+def test_no_deal_of_unlike_sequences_is_beaten(each: list[tuple[int, int]], threads: int) -> None:
+    """The longest first, each to whoever has least: a thread never has less than is said."""
+    held = [0.0] * threads
+    for context in sorted((c for count, c in each for _ in range(count)), reverse=True):
+        held[held.index(min(held))] += context
+    if sum(count for count, _ in each) >= threads:
+        assert busiest(tuple(Group(count, 1, context) for count, context in each), threads)[0] <= max(held)
+
+
+def test_rates_of_two_threads_tell_keys_from_pairs() -> None:
+    """One sequence: both threads prepare its keys and halve the heads. Eight: each thread has four."""
+    key_s, pair_s = 6e-8, 5e-8
+    work = {(1, 1, 1000): key_s + pair_s / 2, (8, 1, 250): key_s + pair_s, (1, 61, 1000): key_s + 62.83 * pair_s / 2}
+    own = [Kernel("attention", 1000 * s, *size, threads=2) for size, s in work.items()]
+    found = Rates.of([k for k in KERNELS if k.name != "attention"] + own, NEAR)
+    assert (found.threads, found.key_s, found.pair_s) == (2, pytest.approx(key_s), pytest.approx(pair_s))
+    five, six, seven = (part_seconds(CONFIG, "i8", found, (Group(n, 1, 300),))[4] for n in (5, 6, 7))
+    assert five == pytest.approx(six) and seven > six
+
+
+def test_what_was_expected_of_parts_is_a_covariance() -> None:
+    found = prior()
+    assert found.shape == (len(PARTS),) * 2 and (found == found.T).all() and np.linalg.eigvalsh(found).min() > 0
 
 
 def test_a_disturbed_forward_is_held_to_several_smaller_ones() -> None:
@@ -99,7 +153,7 @@ def test_a_choice_costs_what_it_costs_alone() -> None:
 def test_only_a_prompt_that_begins_is_looked_up() -> None:
     first, later = Group(1, 64, 512), Group(1, 64, 512, begins=False)
     assert first.admitted == 1 and later.admitted == Group(4, 1, 99).admitted == 0
-    assert seconds(first) - seconds(later) == pytest.approx(1e-4 + 2e-7 * 576)
+    assert seconds(first) - seconds(later) == pytest.approx(PROMPT_S + COMPUTED_S * 64 + CACHED_S * 512)
 
 
 def test_a_plan_becomes_its_rows() -> None:

@@ -8,7 +8,8 @@ import pytest
 from fathom.errors import ConfigError
 from fathom.plan.posterior import Fit, choose, fit, student_quantile
 
-PRIOR = (1.0, 0.5, 0.5)
+SD = (1.0, 0.5, 0.5)
+PRIOR = np.diag(np.square(SD))
 
 
 def sums(seed: int, count: int, truth: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
@@ -37,7 +38,7 @@ def test_intervals_hold_four_of_five() -> None:
     inside = []
     for seed in range(120):
         draw = np.random.default_rng(1000 + seed)
-        truth = np.array(PRIOR) * draw.standard_normal(3)
+        truth = np.array(SD) * draw.standard_normal(3)
         noise = float(draw.uniform(0.04, 0.10))
         parts, measured = sums(seed, 10, truth, noise)
         found = fit(parts, measured.tolist(), PRIOR)
@@ -52,6 +53,19 @@ def test_relative_errors_count_alike_whatever_the_size() -> None:
     scale = np.exp(np.random.default_rng(3).uniform(-8, 8, 12))
     once, scaled = fit(parts, measured.tolist(), PRIOR), fit(parts * scale[:, None], (measured * scale).tolist(), PRIOR)
     assert once.mean == pytest.approx(scaled.mean) and once.spread == pytest.approx(scaled.spread)
+
+
+def test_factors_that_belong_together_move_together() -> None:
+    kin = np.array([[1.0, 0.99, 0.0], [0.99, 1.0, 0.0], [0.0, 0.0, 0.25]])
+    found = fit(np.array([[1.0, 0.0, 0.0]] * 8), [2.0] * 8, kin)
+    assert found.mean[1] == pytest.approx(0.99 * found.mean[0]) and found.mean[2] == pytest.approx(0)
+    assert found.covariance[1][1] < 0.05  # what was never measured is known by its kin
+
+
+def test_a_machine_that_moves_widens_every_interval() -> None:
+    parts, measured = sums(4, 12, np.zeros(3), 0.05)
+    calm, moving = (fit(parts, measured.tolist(), PRIOR, swing) for swing in (0.0, 0.1))
+    assert calm.mean == moving.mean and moving.spread == pytest.approx(np.hypot(calm.spread, 0.1))
 
 
 def test_shares_add_up() -> None:
@@ -75,8 +89,8 @@ def test_chosen_points_determine_the_factors_better_than_most_others() -> None:
 
 def test_equal_candidates_are_chosen_apart() -> None:
     places = np.array([[0.0], [0.1], [0.2], [5.0], [10.0]])
-    assert choose(np.ones((5, 1)), places, (1.0,), 3)[-2:] == [3, 4]
-    assert choose(np.ones((2, 1)), places[:2], (1.0,), 9) == [0, 1]  # there are no more
+    assert choose(np.ones((5, 1)), places, np.eye(1), 3)[-2:] == [3, 4]
+    assert choose(np.ones((2, 1)), places[:2], np.eye(1), 9) == [0, 1]  # there are no more
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ HELP = (
     "`fathom plan step` asks it, `fathom plan drift` holds a step log against it. Leave the machine alone meanwhile."
 )
 MOST = 1e6
-MOST_ROUNDS, PREPARING = 15, 0.1  # turns of all points; share of the minutes that one point's context may take
+MOST_ROUNDS, PREPARING = 60, 0.1  # turns of all points; share of the minutes that one point's context may take
 BUSY = 0.1  # share of the processors that others may take
 
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bits", default="8", help="weights at 32, 16, 8 or 4 bits, or auto (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads of the engine (default: one per core)")
     parser.add_argument("--minutes", type=float, default=3.0, metavar="N", help="at most, about (default: 3)")
-    parser.add_argument("--points", type=int, default=10, metavar="N", help="steps to measure (default: %(default)s)")
+    parser.add_argument("--points", type=int, default=16, metavar="N", help="steps to measure (default: %(default)s)")
     parser.add_argument("--check", type=int, default=0, metavar="N", help="measure N other steps too, and compare")
     parser.add_argument("--seed", type=int, default=0, help="which random tokens and checks (default: %(default)s)")
     parser.add_argument("--out", default="profile.json", metavar="FILE", help="the profile (default: %(default)s)")
