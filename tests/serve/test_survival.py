@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -83,7 +84,9 @@ async def replies(
             due = [at for at in kills if at <= arrivals]
             busy = [replica.client.pid for replica in fleet.replicas if replica.free and replica.client.in_flight]
             if due and busy:
-                os.kill(rng.choice(busy), kills.pop(due[0]))
+                with contextlib.suppress(ProcessLookupError):  # killed before, and not yet missed
+                    os.kill(rng.choice(busy), kills[due[0]])
+                    del kills[due[0]]
     assert inbox.queue.empty() and fleet.in_flight == 0 and not kills
     return found
 
