@@ -69,7 +69,7 @@ def drawn() -> list[Request]:
             f"r{i}",
             (*stem[: rng.choice([0, 33, 70])], *rng.choices(range(5, 500), k=rng.randint(1, 30))),
             SamplingParams(
-                max_tokens=rng.randint(10, 40), temperature=(0.0, 0.8)[i % 2], seed=i, ignore_eos=True
+                max_tokens=rng.randint(60, 160), temperature=(0.0, 0.8)[i % 2], seed=i, ignore_eos=True
             ),
             streamed=i % 4 > 0,
         )
