@@ -280,16 +280,18 @@ def prefill_flops(config: ModelConfig, tokens: int, cached: int = 0) -> float:
     return 2 * activated_parameters(config, embedding=False) + config.num_hidden_layers * per_layer
 
 
-def training_flops(config: ModelConfig, tokens: int, *, mtp: bool = False) -> float:
+def training_flops(config: ModelConfig, tokens: int, *, mtp: bool = False, mtp_depth: int = 1) -> float:
     """FLOPs per token to train on sequences of `tokens`, forward and backward (three forwards) [FLOP/token].
 
-    Args:    mtp: count the MTP modules too; the figures that DeepSeek publishes leave them out.
+    Args:    mtp: count the MTP modules too; the figures that DeepSeek publishes leave them out. mtp_depth: guesses in a
+             row that they are trained to make, beyond one for each the last one's again.
     Source:  arXiv:2505.09343, table 4: 250 GFLOP/token for V3, 155 for V2, at 4096 tokens.
     """
     forward = prefill_flops(config, tokens)
-    if mtp:
+    if mtp and (modules := config.num_nextn_predict_layers):
         attention = attention_flops(config, (tokens + 1) / 2, absorbed=False)
-        forward += 2 * mtp_activated_parameters(config) + config.num_nextn_predict_layers * attention
+        each = 2 * mtp_activated_parameters(config) / modules + attention
+        forward += max(modules, mtp_depth) * each
     return 3 * forward
 
 

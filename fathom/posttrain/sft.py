@@ -42,6 +42,7 @@ class SFTConfig:
     weight_decay: float = 0.1
     clip_norm: float = 1.0
     mtp: float = 0.3  # weight of the MTP loss: the module must go along, or drafts go stale
+    mtp_depth: int = 1  # guesses in a row that it learns to make (train/loss.py)
     balance: float = 1e-4
     bias_speed: float = 0.0  # of the correction bias; 0 keeps it, as V3 did when pretraining ended
     obeys_effort: bool | None = None  # what the new checkpoint says of itself (config/effort.py); None: as the old
@@ -69,7 +70,7 @@ class SFTConfig:
                 schedule="cosine", lr=self.lr, final_lr=self.final_lr, warmup_steps=self.warmup_steps,
                 weight_decay=self.weight_decay, clip_norm=self.clip_norm, bias_speed=self.bias_speed,
             ),
-            loss=LossConfig(mtp=self.mtp, balance=self.balance),
+            loss=LossConfig(mtp=self.mtp, balance=self.balance, mtp_depth=self.mtp_depth),
         )  # fmt: skip
 
 

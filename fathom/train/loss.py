@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fathom import ops
+from fathom.errors import ConfigError
 from fathom.model import Batch, Routing, Transformer
 from fathom.train.packing import Packed
 
@@ -18,15 +19,27 @@ Criterion = Callable[[Packed, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the parts. Defaults are DeepSeek-V3's (section 4.2)."""
+    """Weights of the parts. Defaults are DeepSeek-V3's (section 4.2).
+
+    mtp_depth: guesses in a row that MTP learns to make, at least one for each module. A module that learned one, as
+               V3's, goes astray once it is fed its own guesses; longer drafts want one that was trained on them.
+    """
 
     mtp: float = 0.3
     balance: float = 1e-4
+    mtp_depth: int = 1
+
+    def __post_init__(self) -> None:
+        if self.mtp_depth < 1:
+            raise ConfigError(f"loss.mtp_depth is {self.mtp_depth}; it must be at least 1 (mtp = 0 leaves MTP out).")
 
 
 @dataclass
 class Losses:
-    """Sums over a micro-batch; divide by the counts of the whole batch."""
+    """Sums over a micro-batch; divide by the counts of the whole batch. mtp: the mean of all depths.
+
+    mtp_correct: guesses from the model's own states that are right.
+    """
 
     total: Tensor  # what to differentiate, already divided
     main: float
@@ -59,14 +72,34 @@ def compute(
     main = criterion(packed, model.logits(hidden[rows]), rows + 1).sum()
     mtp, correct = torch.zeros((), device=device), 0
     if model.config.num_nextn_predict_layers and config.mtp:
-        ahead = model.predict_ahead(hidden, tokens.roll(-1), batch)
         rows, targets = predictions(tokens, counted, last, ahead=2)
-        logits = model.logits(ahead[rows])
-        mtp = criterion(packed, logits, rows + 2).sum()
-        correct = int((logits.argmax(-1) == targets).sum())
+        depth = max(config.mtp_depth, model.mtp_modules)
+        for step, ahead in enumerate(guesses(model, hidden, tokens, batch, depth)):
+            logits = model.logits(ahead[rows])
+            mtp = mtp + criterion(packed, logits, rows + 2).sum() / depth
+            correct += 0 if step else int((logits.argmax(-1) == targets).sum())
     balance = balance_loss(routing, packed.row_lengths or packed.rows, model.config.num_experts_per_tok) / rows_in_batch
     total = (main + config.mtp * mtp) / counted_in_batch + config.balance * balance
     return Losses(total, main.item(), mtp.item(), balance.item(), correct)
+
+
+def guesses(model: Transformer, hidden: Tensor, tokens: Tensor, batch: Batch, depth: int) -> Iterator[Tensor]:
+    """States that predict the token after next: from the model's own states, from those guesses, from theirs, ...
+
+    As the engine drafts (engine/speculative.py): a guess stands on the module's own output at the position before it;
+    the last module goes on alone. At the first position of a document, where nothing is before, the model's own state
+    takes its place. The engine's keys of earlier positions come from the model's states, these from the guesses before.
+    """
+    begins = (batch.positions == 0)[:, None]
+    following, ahead = tokens.roll(-1), hidden
+    for step in range(depth):
+        module = min(step, model.mtp_modules - 1)
+        if step:
+            ahead = torch.where(begins, hidden, ahead.roll(1, 0))
+            if module < step:
+                batch = replace(batch, routing=None)  # the balance is that of its first time
+        ahead = model.predict_ahead(ahead, following, batch, depth=module)
+        yield ahead
 
 
 def predictions(tokens: Tensor, counted: Tensor, last: Tensor, ahead: int) -> tuple[Tensor, Tensor]:

@@ -126,7 +126,9 @@ class Trainer:
         self.step = 0
         self._stop = False
         self._resume()
-        self.flops_per_token = cost.training_flops(self.config, self.data.row_tokens, mtp=True)
+        self.flops_per_token = cost.training_flops(
+            self.config, self.data.row_tokens, mtp=recipe.loss.mtp > 0, mtp_depth=recipe.loss.mtp_depth
+        )
         self.peak_flops = measure_peak(self.device, DTYPES[recipe.train.compute_dtype])
 
     def run(self, report: Callable[[Progress], None] = lambda progress: None) -> Path | None:

@@ -88,6 +88,33 @@ def test_the_parts_equal_a_loop_over_documents() -> None:
     assert losses.total.item() == pytest.approx(main + 0.3 * mtp, rel=1e-5)
 
 
+def test_guesses_in_a_row_are_what_drafting_from_every_place_would_give() -> None:
+    whole, data = model(), packed((5, 8, 6))
+    losses = compute(whole, data, LossConfig(mtp=1.0, balance=0.0, mtp_depth=3), 1, 1, Routing())
+    mtp = 0.0
+    for tokens, counted in zip(data.tokens.split(data.lengths), data.counted.split(data.lengths), strict=True):
+        batch, count = Batch.packed([len(tokens)]), len(tokens)
+        following = torch.cat((tokens[1:], tokens[:1]))  # the last row's is never used
+        before = hidden = whole(tokens, batch)
+        for _ in range(3):
+            after = whole.predict_ahead(before, following, batch)
+            logp = whole.logits(after).log_softmax(-1)
+            mtp -= sum(logp[i, tokens[i + 2]].item() for i in range(count - 2) if counted[i + 2]) / 3
+            before = torch.stack([hidden[0], *(after[i] for i in range(count - 1))])
+    assert losses.mtp == pytest.approx(mtp, rel=1e-5)
+    assert losses.total.item() == pytest.approx(losses.main + mtp, rel=1e-5)
+
+
+def test_one_guess_counts_as_it_did_and_the_balance_is_that_of_the_first() -> None:
+    routings = Routing(), Routing()
+    one, two = (
+        compute(model(), packed(), LossConfig(mtp_depth=depth), 1, 1, routing)
+        for depth, routing in zip((1, 2), routings, strict=True)
+    )
+    assert one.balance == two.balance and one.mtp_correct == two.mtp_correct and one.mtp != two.mtp
+    assert all((routings[0].ids[layer] == routings[1].ids[layer]).all() for layer in routings[0].ids)
+
+
 def test_mtp_can_be_left_out() -> None:
     losses = compute(model(), packed(), LossConfig(mtp=0.0), 1, 1, Routing())
     assert losses.mtp == 0.0
