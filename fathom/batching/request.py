@@ -163,7 +163,8 @@ class Sequence:
 
     Fields: key: rank among all requests, smallest first. tokens: prompt and output, append only.
             pages: held pages of the latent cache, in order; table: the same as a tuple, or () when it is out of
-            date. computed: tokens whose latents are in them. published: leading pages that are offered for
+            date. computed: tokens whose latents are in them; unread: those of them that MTP has not seen, as far as it
+            is known. published: leading pages that are offered for
             sharing. hashes: names of the first full pages of `tokens`, as far as they were asked for. drafts: guesses
             for the tokens after the last one.
     """
@@ -175,6 +176,7 @@ class Sequence:
     pages: list[int] = field(default_factory=list)
     table: tuple[int, ...] = ()
     computed: int = 0
+    unread: int = 0
     published: int = 0
     drafts: tuple[int, ...] = ()
     running: bool = False

@@ -7,10 +7,13 @@ from fathom.batching.request import Output, Sequence
 from fathom.batching.tables import PageTables
 
 
+MOST_UNREAD = 16  # tokens that MTP may have missed of a text it shall guess on; what it misses makes its guesses worse
+
+
 def row_of(sequence: Sequence, count: int, tables: PageTables, max_drafts: int = 0) -> Row:
     """Its next `count` tokens, guesses included.
 
-    Args: max_drafts: guesses to ask for in return, as far as tokens and pages allow.
+    Args: max_drafts: guesses to ask for in return, as far as tokens and pages allow and MTP knows the text.
     """
     start, known, pages = sequence.computed, len(sequence.tokens), tables.table(sequence)
     end = start + count
@@ -26,7 +29,9 @@ def row_of(sequence: Sequence, count: int, tables: PageTables, max_drafts: int =
         output_ids=tuple(sequence.tokens[sequence.prompt_tokens :]) if params.penalises_output else (),
     )
     guesses = sequence.drafts[: end - known]
-    propose = max(0, min(max_drafts, sequence.room - 2, tables.slots(sequence) - count + 1)) if count else 0
+    propose = 0
+    if count and max_drafts and sequence.unread <= MOST_UNREAD:
+        propose = max(0, min(max_drafts, sequence.room - 2, tables.slots(sequence) - count + 1))
     tokens = (*sequence.tokens[start:], *guesses)
     return Row(sequence.request.id, tokens, start, pages, sampling, len(guesses), propose)
 

@@ -65,6 +65,7 @@ class Scheduler:
         self._added = 0
         self._planned: dict[Sequence, int] = {}  # tokens of each sequence in the plan being made or executed
         self._preempted: list[str] = []
+        self._guesses = False  # whether this plan may ask for guesses
         self._budget = Budget(0)
 
     @property
@@ -125,7 +126,7 @@ class Scheduler:
         Args: max_drafts: guesses per sequence, both to verify in this step and to make for the next.
         """
         self.steps += 1
-        self._planned, self._preempted = {}, []
+        self._planned, self._preempted, self._guesses = {}, [], max_drafts > 0
         self._undo()
         decodes: list[Sequence] = []
         prompts: list[Sequence] = []
@@ -157,13 +158,15 @@ class Scheduler:
         due = sum(row.sampling is not None for row in plan.rows)
         if len(sampled) != due:
             raise EngineError(f"plan {plan.step} samples {due} rows, but {len(sampled)} came back.")
-        answers = iter(sampled)
+        answers, reads = iter(sampled), self._guesses and plan.reads_ahead
         outputs = []
         for sequence, row in zip(self._planned, plan.rows, strict=True):
             answer = next(answers) if row.sampling is not None else None
             if sequence.finish_reason is not None:
                 continue  # aborted while the step ran: its pages are gone and nobody waits for the token
             outputs.append(self._take(sequence, row, answer))
+            if not reads:
+                sequence.unread += sequence.computed - row.start
             if sequence.finish_reason is not None:
                 self._retire(sequence)
         self._planned = {}
@@ -265,6 +268,7 @@ class Scheduler:
                 return
             self._start(sibling)
             self.tables.share(sequence, sibling)
+            sibling.unread = sequence.unread
             sibling.cached_tokens = known
             self.prefix_hit_tokens += known
             self._planned[sibling] = 0

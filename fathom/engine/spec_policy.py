@@ -2,7 +2,7 @@
 
 With k guesses per sequence a step of n sequences is expected to bring n * (1 + a1 + a1 * a2 + ...) tokens, where a_j is
 how often the j-th guess was right when those before it were; and to take the time of n * (1 + k) tokens in the model
-and of k rounds of n sequences in the drafter. Acceptances and both times are measured as steps go by.
+and of n * k guesses in the drafter. Acceptances and both times are measured as steps go by.
 
 What is not done is not measured: now and then a few steps try otherwise than what looks best.
 """
@@ -14,14 +14,16 @@ from collections.abc import Sequence
 from fathom.batching.plan import Plan, Sampled
 from fathom.errors import ConfigError
 
-MAX_DRAFTS = 4  # the module learned to look one token ahead; fed with its own guesses it soon goes astray
+MAX_DRAFTS = 4  # fed with its own guesses a module goes astray, soon unless it was trained on them (loss.mtp_depth)
 WORTH = 1.02  # predicted gain below which nothing is guessed: less than what the prediction is off by
 HOPE, HOPED = 0.9, 3  # acceptance assumed before the first guess, and the guesses that this counts as
 MEMORY = 64  # guesses and steps after which a measurement has lost most of its weight
 OUTLIER = 2.0  # a step that takes more than this multiple of its prediction was disturbed, and counts as this much
 TRIALS, FIRST_TRIALS = 6, 2  # guesses judged in a try that makes some, unless their price alone says that none pays
 PLAIN_STEPS = 4  # of a try that makes none
-TRY_EVERY, TRY_EVERY_AT_MOST = 64, 1024  # steps between tries; doubled while they change nothing
+WARM_UP = 2  # steps of a new kind that say nothing of its price: caches and branch predictors know the old one
+TRY_EVERY, TRY_EVERY_AT_MOST = 64, 512  # steps between tries; doubled while they change nothing
+LOOK_EVERY = 8  # steps between looks at what plain ones take, where no guesses pay
 
 
 def read_spec(spec: str | int) -> int | None:
@@ -49,7 +51,6 @@ class SpecPolicy:
         self.fixed = fixed
         self.acceptance = [HOPE] * MAX_DRAFTS
         self._judged = [0] * MAX_DRAFTS
-        self._best = 0  # what `choose` found to pay most
         self._trials: dict[int, Trial] = {}  # by the batch's size, to a power of 2
 
     def choose(self, sequences: int) -> int:
@@ -57,28 +58,39 @@ class SpecPolicy:
         if self.fixed is not None:
             return self.fixed
         trial = self._trial(sequences)
-        self._best = self._most_per_s(trial, sequences)
+        trial.steps += 1
+        if trial.news:
+            trial.best, trial.news = self._most_per_s(trial, sequences), False
         if trial.trying is False:
             return 0
-        return min(self._best + (trial.trying is True), MAX_DRAFTS)
+        return min(trial.best + (trial.trying is True), MAX_DRAFTS)
 
     def observe(self, plan: Plan, sampled: Sequence[Sampled], step_s: float, draft_s: float) -> None:
         """Learn from a step: step_s is all it took, draft_s the part of it that was making guesses."""
-        if self.fixed is not None:
+        if self.fixed is not None or not plan.rows:
+            return
+        sequences, rounds = len(plan.rows), max([row.propose for row in plan.rows])
+        trial = self._trial(sequences)
+        if (
+            not rounds and trial.rests and trial.steps % LOOK_EVERY
+        ):  # where nothing pays, learning shall not cost either
             return
         judged = 0
         for row, answer in zip(plan.sampling_rows, sampled, strict=True):
             if row.drafts:
                 judged += 1
                 self._judge(row.drafts, len(answer.token_ids) - 1)
-        if not plan.rows or any([len(row.token_ids) > 1 + row.drafts for row in plan.rows]):
+        if any([len(row.token_ids) > 1 + row.drafts for row in plan.rows]):
             return  # chunks of prompts cost something else
-        sequences, rounds = len(plan.rows), max([row.propose for row in plan.rows])
-        trial = self._trial(sequences)
+        if not trial.is_warm(guessed=rounds > 0):
+            return
+        trial.news = True
         trial.model_s.add(plan.num_tokens, step_s - draft_s)
         if rounds:
-            trial.round_s.add(sequences, draft_s / rounds)
-        trial.go_on(sequences, judged, guessed=rounds > 0, guesses_pay=self._best > 0)
+            trial.draft_s.add(sequences * rounds, draft_s)
+        trial.go_on(sequences, judged, guessed=rounds > 0)
+        if trial.begins:  # what was true long ago counts less than what is seen now
+            self._judged = [min(count, TRIALS) for count in self._judged]
 
     def _trial(self, sequences: int) -> Trial:
         size = sequences.bit_length()
@@ -111,35 +123,55 @@ class SpecPolicy:
 class Trial:
     """What steps of like batches took, and when to find out what other steps would take.
 
-    Fields: model_s: time of the tokens in a step. round_s: time of the sequences in a round of guesses. trying: True
-            in a try with (more) guesses, False in one with none, None in neither.
+    Fields: model_s: time of the tokens in a step. draft_s: time of the guesses made in one. news: whether they have
+            learned since `best` was found, the guesses that pay most. steps: how many there were. trying: True in a try
+            with (more) guesses, False in one with none, None in neither. A try waits for texts that MTP has read.
     """
 
     def __init__(self) -> None:
-        self.model_s, self.round_s = Line(), Line()
+        self.model_s, self.draft_s = Line(), Line()
+        self.steps = self.best = 0
+        self.news = False
         self.trying: bool | None = True
         self._left = FIRST_TRIALS
         self._paid = False  # whether guesses looked worth it before the try
         self._longer = False  # whether the next try, where guesses pay, is of one more; else of none
-        self._since = {True: 0, False: 0}  # steps since one with guesses, and since one without
+        self._kind, self._alike = False, 0  # of the latest steps: whether they guessed, and how many did so in a row
+        self._seen = {True: 0, False: 0}  # the latest step with guesses, and without
         self._every = TRY_EVERY
+
+    @property
+    def begins(self) -> bool:
+        """Whether a try with guesses is to come next."""
+        return self.trying is True and self._seen == {True: self.steps, False: self.steps}
+
+    @property
+    def rests(self) -> bool:
+        """Whether no guess pays, and no try with none is under way."""
+        return not self.best and self.trying is not False
 
     def seconds(self, sequences: int, drafts: int) -> float:
         """Predicted time of a step [s]; above 0."""
-        return max(1e-9, self.model_s.at(sequences * (1 + drafts)) + drafts * self.round_s.at(sequences))
+        model_s = self.model_s.at(sequences * (1 + drafts))
+        return max(1e-9, model_s + self.draft_s.at(sequences * drafts) if drafts else model_s)
+
+    def is_warm(self, *, guessed: bool) -> bool:
+        """Whether a step comes late enough after those of the other kind to tell what its own takes."""
+        self._alike = self._alike + 1 if guessed == self._kind else 1
+        self._kind = guessed
+        return self._alike > WARM_UP
 
     def hopeless(self, sequences: int) -> bool:
         """Whether not even guesses that are always right would pay."""
         plain = self.seconds(sequences, 0)
         return all((1 + drafts) * plain <= self.seconds(sequences, drafts) for drafts in range(1, MAX_DRAFTS + 1))
 
-    def go_on(self, sequences: int, judged: int, *, guessed: bool, guesses_pay: bool) -> None:
+    def go_on(self, sequences: int, judged: int, *, guessed: bool) -> None:
         """End the try under way when it has shown enough, or begin one when a kind of step was not seen for long."""
-        self._since[guessed] = 0
-        self._since[not guessed] += 1
+        self._seen[guessed] = self.steps
         if self.trying is None:
-            if self._since[not guessed] >= self._every:
-                self._paid, self._longer = guesses_pay, not self._longer
+            if self.steps - self._seen[not guessed] >= self._every:
+                self._paid, self._longer = self.best > 0, not self._longer
                 self._begin(not guessed or self._longer)
         elif guessed == self.trying:
             self._left -= judged if guessed else 1
@@ -148,12 +180,12 @@ class Trial:
                 return
             if not sloped:  # the first try: now the other kind, or nothing can be compared
                 return self._begin(not guessed)
-            self._every = min(2 * self._every, TRY_EVERY_AT_MOST) if guesses_pay == self._paid else TRY_EVERY
+            self._every = min(2 * self._every, TRY_EVERY_AT_MOST) if (self.best > 0) == self._paid else TRY_EVERY
             self.trying = None
 
     def _begin(self, guesses: bool) -> None:
         self.trying, self._left = guesses, TRIALS if guesses else PLAIN_STEPS
-        self._since = {True: 0, False: 0}
+        self._seen = {True: self.steps, False: self.steps}
 
 
 class Line:

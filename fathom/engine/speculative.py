@@ -70,6 +70,13 @@ class Drafter:
 
         Args: hidden, following: of each token that became certain, and the token after it. ends: each chain's last.
         """
+        wanted = {chain.row.propose for chain in chains}
+        if len(wanted) == 1 and wanted != {1} and len(chains) == len(batch.query_lengths) and all(map(_greedy, chains)):
+            found = self.model.draft(hidden, following, batch, self.cache, ends, *wanted)
+            if found is not None:
+                for chain, guesses in zip(chains, zip(*found, strict=True), strict=True):
+                    chain.guesses.extend(guesses)
+                return
         for depth in range(MAX_DRAFTS):
             module = min(depth, self.model.mtp_modules - 1)
             hidden, logits, best = self.model.answer_ahead(hidden, following, batch, self.cache, module, ends)
@@ -112,6 +119,12 @@ class _Chain:
 
     def answer(self) -> Sampled:
         return Sampled(self._answer.token_ids, self._answer.logprobs, tuple(self.guesses))
+
+
+def _greedy(chain: _Chain) -> bool:
+    """Whether its guesses are where the logits are highest; all but those that a budget or a ban decides."""
+    params = chain.state.params
+    return params.temperature == 0.0 and not params.penalises_output
 
 
 def _certain(plan: Plan, sampled: Sequence[Sampled]) -> tuple[list[int], list[int]]:

@@ -28,3 +28,12 @@ class InTwoCalls:
         """`predict_ahead`, and the logits of some rows of what it gives."""
         hidden = self.predict_ahead(hidden, next_tokens, batch, cache, depth)
         return hidden, self.logits(take_rows(hidden, rows, self.device)), None
+
+    def draft(
+        self: Any, hidden: Tensor, next_tokens: Tensor, batch: Batch, cache: LatentCache, rows: array[int], count: int
+    ) -> list[list[int]] | None:  # fmt: skip
+        """`count` guesses in a row after each of `rows`, the last of every sequence, each where the logits are highest.
+
+        A list for each guess, first that of `answer_ahead`; None: it has no faster way than to be asked one by one.
+        """
+        return None

@@ -143,6 +143,20 @@ class PackedTransformer:
                 int_tensor(rows), module=depth, before=hidden.contiguous(), chosen=chosen,
             )  # fmt: skip
 
+    def draft(
+        self, hidden: Tensor, next_tokens: Tensor, batch: Batch, cache: LatentCache, rows: array[int], count: int
+    ) -> list[list[int]] | None:  # fmt: skip
+        """As Transformer.draft, in one call of the kernels; None where others take part or look on."""
+        if self.peers is not None or self.counts:
+            return None
+        assert batch.page_table is not None, "a forward with a cache needs a paged Batch"
+        lengths = batch.key_lengths  # where a sequence goes on
+        then = int_tensor(array("q", [length + ahead for ahead in range(count - 1) for length in lengths]))
+        return self.kernels.draft(
+            next_tokens, batch.positions, batch.query_lengths, batch.page_table, cache.latent, cache.rope,
+            int_tensor(rows), before=hidden.contiguous(), then=then.view(-1, len(lengths)),
+        )  # fmt: skip
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states after a norm [rows, hidden] -> float32 logits [rows, vocabulary]."""
         return self.kernels.logits(hidden)

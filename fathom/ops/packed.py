@@ -112,6 +112,17 @@ class PackedModel(Protocol):
         """`forward`, and `logits` of some `rows` of what it gives, int64 [rows], in one call."""
         ...
 
+    def draft(
+        self, ids: Tensor, positions: Tensor, lengths: Sequence[int], table: Tensor, latent: Tensor, rope: Tensor,
+        rows: Tensor, *, before: Tensor, then: Tensor,
+    ) -> list[list[int]]:  # fmt: skip
+        """Guesses in a row by MTP modules, each where the logits are highest: a list of them for each round.
+
+        The first round is `answer` of the first module, for `rows`: the last of each sequence. Another is the next
+        module (the last again) on each row's state and guess, at positions `then`, int64 [rounds, sequences].
+        """
+        ...
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Normed hidden states [rows, hidden] times the head, float32 [rows, vocabulary]."""
         ...

@@ -42,6 +42,31 @@ def test_packed_in_one_call(kind: str) -> None:
         assert all(map(torch.equal, one, two))
 
 
+@pytest.mark.parametrize("kind", ["f32", "i8"])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.usefixtures("native")
+def test_guesses_in_a_row_are_those_asked_for_one_by_one(kind: str, threads: int) -> None:
+    packed, pages, lengths = open_model(model(), kind, threads), [[0, 1, 2, 5], [3, 4, 6, 7]], [7, 5]
+    tokens, following = torch.arange(12) % CONFIG.vocab_size, torch.arange(1, 13) % CONFIG.vocab_size
+    batch, ends, found = Batch.paged(lengths, [0, 0], pages, 4), array("q", [6, 11]), []
+    for together in (True, False):
+        cache = LatentCache(CONFIG, 8, 4, dtype=packed.compute_dtype, mtp=True)
+        hidden = packed(tokens, batch, cache)
+        if together:
+            found.append((packed.draft(hidden, following, batch, cache, ends, 4), cache.latent, cache.rope))
+            continue
+        guesses, at, where, follows, rows = [], batch, list(lengths), following, ends
+        for _ in range(4):
+            hidden, _, best = packed.answer_ahead(hidden, follows, at, cache, 0, rows)
+            guesses.append(best[0])
+            hidden, follows = hidden[list(rows)], torch.tensor(best[0])
+            at, rows = Batch.paged([1, 1], where, pages, 4), array("q", [0, 1])
+            where = [place + 1 for place in where]
+        found.append((guesses, cache.latent, cache.rope))
+    assert found[0][0] == found[1][0] and len({tuple(each) for each in found[0][0]}) > 1
+    assert torch.equal(found[0][1], found[1][1]) and torch.equal(found[0][2], found[1][2])
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("wrap", [lambda plain: plain, OneAtATime])
 def test_plain_torch_in_two(wrap: type[OneAtATime]) -> None:

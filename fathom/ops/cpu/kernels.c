@@ -128,6 +128,31 @@ static int forward(const model *m, const cache *c, const batch *b, const call *w
     return w->failed ? PEERS_FAILED : OK;
 }
 
+static int draft(const model *m, const cache *c, const batch *b, const call *what, const batch *then, const call *again,
+                 int64_t rounds, void *space, team_pool *pool) {
+    int64_t asked = what->asked, states = asked * m->hidden;
+    int code = forward(m, c, b, what, space, pool);
+    if (code != OK) return code;
+    for (int64_t i = 0; i < asked; i++) {
+        memcpy(again->hidden + i * m->hidden, what->hidden + what->rows[i] * m->hidden, 4u * (size_t)m->hidden);
+    }
+    const int64_t *chosen = what->best;
+    for (int64_t r = 0; r < rounds && code == OK; r++) {
+        batch at = *then;
+        call next = *again;
+        at.positions += r * asked;
+        next.module = what->module + 1 + r < m->modules ? what->module + 1 + r : m->modules - 1;
+        next.ids = chosen;
+        next.before = again->hidden + r * states;
+        next.hidden = again->hidden + (r + 1) * states;
+        next.best += r * asked;
+        next.highest += r * asked;
+        chosen = next.best;
+        code = forward(m, c, &at, &next, space, pool);
+    }
+    return code;
+}
+
 /* --- a product of its own: the head, and checks ------------------------------------------------------------------- */
 
 typedef struct {
@@ -186,4 +211,4 @@ static int64_t space(const model *m, int64_t tokens, int64_t arriving, int64_t t
 #define TEXT(variant) #variant
 #define NAME_OF(variant) TEXT(variant)
 
-const kernels NAMED(VARIANT) = {NAME_OF(VARIANT), space, forward, logits, product_alone};
+const kernels NAMED(VARIANT) = {NAME_OF(VARIANT), space, forward, draft, logits, product_alone};

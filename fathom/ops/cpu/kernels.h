@@ -103,6 +103,11 @@ typedef struct {
     const char *name;
     int64_t (*space)(const model *m, int64_t tokens, int64_t arrivals, int64_t threads); /* bytes `forward` works in */
     int (*forward)(const model *m, const cache *c, const batch *b, const call *what, void *space, team_pool *pool);
+    /* `forward` of an MTP module, then `rounds` times of the next one (the last again) for each row asked: on its state,
+     * the token that was highest and the place after it. `then` and `again` are such a round but for what changes:
+     * positions [rounds, asked], best, highest [rounds, asked], hidden [rounds + 1, asked, hidden], filled here. */
+    int (*draft)(const model *m, const cache *c, const batch *b, const call *what, const batch *then, const call *again,
+                 int64_t rounds, void *space, team_pool *pool);
     /* out [rows, head rows padded to 16]; hidden [rows, hidden], normed; space as for `rows` tokens */
     int (*logits)(const model *m, const float *hidden, int64_t rows, float *out, void *space, team_pool *pool);
     /* out [rows, m.rows padded to 16] = x [rows, m.columns] times a packed matrix: for checks */

@@ -174,45 +174,65 @@ class NativeModel:
         self, ids: Tensor, positions: Tensor, lengths: Sequence[int], table: Tensor, latent: Tensor, rope: Tensor,
         *, module: int = -1, before: Tensor | None = None, chosen: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        call = structs.Call(module=module, ids=ids.data_ptr(), chosen=None if chosen is None else chosen.data_ptr())
-        return self._run(call, positions, lengths, table, latent, rope, before)
+        hidden = torch.empty(positions.shape[0], self._hidden)
+        call = structs.Call(
+            module=module, ids=ids.data_ptr(), hidden=hidden.data_ptr(), before=_address(before),
+            chosen=_address(chosen),
+        )  # fmt: skip
+        self._run(call, _batch(positions, lengths, table), _cache(latent, rope))
+        return hidden
 
     def answer(
         self, ids: Tensor, positions: Tensor, lengths: Sequence[int], table: Tensor, latent: Tensor, rope: Tensor,
         rows: Tensor, *, module: int = -1, before: Tensor | None = None, chosen: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Best]:  # fmt: skip
         asked = rows.shape[0]
-        logits = torch.empty(asked, self._padded)
+        logits, hidden = torch.empty(asked, self._padded), torch.empty(positions.shape[0], self._hidden)
         best, highest = (ctypes.c_int64 * asked)(), (ctypes.c_float * asked)()
         call = structs.Call(
             module=module, ids=ids.data_ptr(), asked=asked, rows=rows.data_ptr(), logits=logits.data_ptr(),
-            best=ctypes.addressof(best), highest=ctypes.addressof(highest),
-            chosen=None if chosen is None else chosen.data_ptr(),
+            best=ctypes.addressof(best), highest=ctypes.addressof(highest), hidden=hidden.data_ptr(),
+            before=_address(before), chosen=_address(chosen),
         )  # fmt: skip
-        hidden = self._run(call, positions, lengths, table, latent, rope, before)
+        self._run(call, _batch(positions, lengths, table), _cache(latent, rope))
         return hidden, logits[:, : self._vocabulary], (best[:], highest[:])
 
-    def _run(
-        self, call: structs.Call, positions: Tensor, lengths: Sequence[int], table: Tensor, latent: Tensor,
-        rope: Tensor, before: Tensor | None,
-    ) -> Tensor:  # fmt: skip
-        tokens = positions.shape[0]
+    def draft(
+        self, ids: Tensor, positions: Tensor, lengths: Sequence[int], table: Tensor, latent: Tensor, rope: Tensor,
+        rows: Tensor, *, before: Tensor, then: Tensor,
+    ) -> list[list[int]]:  # fmt: skip
+        assert self._exchange is None, "each forward of a part is announced to its peers"
+        (rounds, asked), tokens = then.shape, positions.shape[0]
+        logits, each = torch.empty(asked, self._padded), (ctypes.c_int64 * asked)(*range(asked))
+        hidden, states = torch.empty(tokens, self._hidden), torch.empty(rounds + 1, asked, self._hidden)
+        best, highest = (ctypes.c_int64 * (asked * (1 + rounds)))(), (ctypes.c_float * (asked * (1 + rounds)))()
+        places = ctypes.addressof(best), ctypes.addressof(highest)
+        what = structs.Call(
+            module=0, ids=ids.data_ptr(), asked=asked, rows=rows.data_ptr(), logits=logits.data_ptr(), best=places[0],
+            highest=places[1], hidden=hidden.data_ptr(), before=before.data_ptr(),
+        )  # fmt: skip
+        again = structs.Call(
+            asked=asked, rows=ctypes.addressof(each), logits=logits.data_ptr(), best=places[0] + 8 * asked,
+            highest=places[1] + 4 * asked, hidden=states.data_ptr(),
+        )  # fmt: skip
+        self._reserve(max(tokens, asked))
+        must(
+            self.library.kernels.draft(
+                self._model, _cache(latent, rope), _batch(positions, lengths, table), what,
+                _batch(then, (1,) * asked, table), again, rounds, self._space.data_ptr(), self._team,
+            )
+        )  # fmt: skip
+        return [best[at : at + asked] for at in range(0, len(best), asked)]
+
+    def _run(self, call: structs.Call, batch: structs.Batch, cache: structs.Cache) -> None:
         if self._exchange is not None:
-            call.arrivals = self._exchange.begin(tokens)
-        self._reserve(max(tokens, call.asked), call.arrivals)
-        hidden = torch.empty(tokens, self._hidden)
-        each = (ctypes.c_int64 * len(lengths))(*lengths)
-        cache = structs.Cache(latent.data_ptr(), rope.data_ptr(), TYPES[latent.dtype], *latent.shape[1:3])
-        batch = structs.Batch(
-            tokens, len(lengths), table.shape[1], positions.data_ptr(), ctypes.addressof(each), table.data_ptr()
-        )
-        call.hidden, call.before = hidden.data_ptr(), None if before is None else before.data_ptr()
+            call.arrivals = self._exchange.begin(batch.tokens)
+        self._reserve(max(batch.tokens, call.asked), call.arrivals)
         code = self.library.kernels.forward(self._model, cache, batch, call, self._space.data_ptr(), self._team)
         if self._exchange is not None and self._exchange.error is not None:
             error, self._exchange.error = self._exchange.error, None
             raise error
         must(code)
-        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         assert self.shard.tp_size == 1, "a part of the head has a part of the logits; use `answer`"
@@ -360,3 +380,21 @@ def _fixed(weights: Weights) -> dict[str, PackedMatrix | Tensor]:
 
 def _mlp(weights: Weights, prefix: str) -> structs.Mlp:
     return structs.Mlp(*(_found(weights, f"{prefix}{part}_proj.weight") for part in ("gate", "up", "down")))
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _batch(positions: Tensor, lengths: Sequence[int], table: Tensor) -> structs.Batch:
+    each = (ctypes.c_int64 * len(lengths))(*lengths)
+    made = structs.Batch(
+        positions.shape[-1], len(lengths), table.shape[1], positions.data_ptr(), ctypes.addressof(each),
+        table.data_ptr(),
+    )  # fmt: skip
+    made.held = each  # it has only the address
+    return made
+
+
+def _cache(latent: Tensor, rope: Tensor) -> structs.Cache:
+    return structs.Cache(latent.data_ptr(), rope.data_ptr(), TYPES[latent.dtype], *latent.shape[1:3])

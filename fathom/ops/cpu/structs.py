@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-ABI_VERSION = 4  # select.c holds the same number
+ABI_VERSION = 5  # select.c holds the same number
 
 _P, _L, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _I = ctypes.c_int
@@ -85,6 +85,13 @@ class Call(ctypes.Structure):
 SIGNATURES: dict[str, Any] = {  # name -> result and arguments, in the order of `kernels` in kernels.h
     "space": (_L, ctypes.POINTER(Model), _L, _L, _L),
     "forward": (_I, ctypes.POINTER(Model), ctypes.POINTER(Cache), ctypes.POINTER(Batch), ctypes.POINTER(Call), _P, _P),
+    "draft": (
+        _I,
+        *map(ctypes.POINTER, (Model, Cache, Batch, Call, Batch, Call)),
+        _L,
+        _P,
+        _P,
+    ),
     "logits": (_I, ctypes.POINTER(Model), _P, _L, _P, _P, _P),
     "product": (_I, ctypes.POINTER(Matrix), _P, _L, _P, _P),
 }

@@ -263,6 +263,50 @@ static void drive_refusals(const kernels *k) {
     team_close(pool), free(space), drop_all();
 }
 
+/* Guesses in a row by one call: those of a call for each, with the same states and latents. */
+static void drive_drafts(const kernels *k, int kind) {
+    enum { TOKENS = 7, ASKED = 2, ROUNDS = 3, PAGE = 4, WIDE = 3, PAGES = ASKED * WIDE, PADDED = VOCABULARY + 16 };
+    int64_t ids[TOKENS] = {3, 1, 4, 1, 5, 2, 6}, next[TOKENS] = {1, 4, 1, 5, 9, 6, 5}, positions[TOKENS] = {0, 1, 2, 3, 4, 0, 1};
+    int64_t lengths[ASKED] = {5, 2}, rows[ASKED] = {4, 6}, each[ASKED] = {0, 1}, ones[ASKED] = {1, 1};
+    int64_t then[ROUNDS * ASKED] = {5, 2, 6, 3, 7, 4}, best[2][(ROUNDS + 1) * ASKED] = {{0}};
+    int32_t pages[PAGES] = {5, 1, 3, 0, 4, 2};
+    static float hidden[TOKENS * HIDDEN], ahead[TOKENS * HIDDEN], logits[ASKED * PADDED], highest[(ROUNDS + 1) * ASKED];
+    static float states[2][(ROUNDS + 1) * ASKED * HIDDEN];
+    state = 11;
+    model m = make_model(kind, 1);
+    size_t slots = (size_t)((LAYERS + MODULES) * PAGES * PAGE), latent = slots * 4 * (size_t)m.latent, rope = slots * 4 * (size_t)m.rope;
+    cache c[2];
+    team_pool *pool = team_open(2);
+    void *space = NULL;
+    CHECK(pool && !posix_memalign(&space, 64, (size_t)k->space(&m, TOKENS, 0, 2)), "no memory");
+    for (int one_by_one = 0; one_by_one < 2; one_by_one++) {
+        c[one_by_one] = (cache){calloc(1, latent), calloc(1, rope), F32, PAGES, PAGE};
+        int64_t *to = best[one_by_one];
+        float *of = states[one_by_one];
+        batch b = {TOKENS, ASKED, WIDE, positions, lengths, pages}, at = {ASKED, ASKED, WIDE, then, ones, pages};
+        call read = {-1, ids, NULL, hidden, NULL};
+        call what = {0, next, hidden, ahead, NULL, ASKED, rows, logits, to, highest, 0};
+        call again = {0, NULL, NULL, of, NULL, ASKED, each, logits, to + ASKED, highest + ASKED, 0};
+        CHECK(k->forward(&m, &c[one_by_one], &b, &read, space, pool) == OK, "forward is refused");
+        if (!one_by_one) {
+            CHECK(k->draft(&m, &c[0], &b, &what, &at, &again, ROUNDS, space, pool) == OK, "drafts are refused");
+            continue;
+        }
+        CHECK(k->forward(&m, &c[1], &b, &what, space, pool) == OK, "forward of the MTP module is refused");
+        for (int i = 0; i < ASKED; i++) memcpy(of + i * HIDDEN, ahead + rows[i] * HIDDEN, HIDDEN * 4);
+        for (int r = 0; r < ROUNDS; r++, at.positions += ASKED) {
+            call one = {0, to + r * ASKED, of + r * ASKED * HIDDEN, of + (r + 1) * ASKED * HIDDEN, NULL,
+                        ASKED, each, logits, to + (r + 1) * ASKED, highest, 0};
+            CHECK(k->forward(&m, &c[1], &at, &one, space, pool) == OK, "a round is refused");
+        }
+    }
+    CHECK(!memcmp(best[0], best[1], sizeof best[0]), "guesses depend on the calls");
+    CHECK(!memcmp(states[0], states[1], sizeof states[0]), "their states depend on the calls");
+    CHECK(!memcmp(c[0].latent, c[1].latent, latent) && !memcmp(c[0].rope, c[1].rope, rope), "latents depend on the calls");
+    for (int i = 0; i < 2; i++) free(c[i].latent), free(c[i].rope);
+    team_close(pool), free(space), drop_all();
+}
+
 int main(int argc, char **argv) {
     const kernels *k = NULL;
     int brief = argc > 2 && !strcmp(argv[2], "short");
@@ -275,6 +319,7 @@ int main(int argc, char **argv) {
         doing = kind_names[kind];
         drive_products(k, kind, brief);
         for (int as_v3 = 0; as_v3 < 2; as_v3++) drive_model(k, kind, as_v3, brief);
+        drive_drafts(k, kind);
     }
     drive_refusals(k);
     return 0;
