@@ -7,7 +7,7 @@ from fathom.batching.request import Output, Sequence
 from fathom.batching.tables import PageTables
 
 
-MOST_UNREAD = 16  # tokens that MTP may have missed of a text it shall guess on; what it misses makes its guesses worse
+MOST_UNREAD = 16  # tokens that MTP may have missed of a text it shall guess on; without them its guesses are worse
 
 
 def row_of(sequence: Sequence, count: int, tables: PageTables, max_drafts: int = 0) -> Row:

@@ -71,9 +71,7 @@ class SpecPolicy:
             return
         sequences, rounds = len(plan.rows), max([row.propose for row in plan.rows])
         trial = self._trial(sequences)
-        if (
-            not rounds and trial.rests and trial.steps % LOOK_EVERY
-        ):  # where nothing pays, learning shall not cost either
+        if not rounds and trial.rests and trial.steps % LOOK_EVERY:  # nothing pays: learning shall not cost either
             return
         judged = 0
         for row, answer in zip(plan.sampling_rows, sampled, strict=True):
