@@ -6,7 +6,6 @@ from fathom.batching.plan import Row, Sampled, Sampling
 from fathom.batching.request import Output, Sequence
 from fathom.batching.tables import PageTables
 
-
 MOST_UNREAD = 16  # tokens that MTP may have missed of a text it shall guess on; without them its guesses are worse
 
 
