@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from fathom.batching.leases import Patience
 from fathom.batching.request import Output, Request
 from fathom.config import ModelConfig, find_model
 from fathom.cost.exchanges import exchanges
@@ -310,7 +311,7 @@ async def split(hosts: TwoHosts, after: dict[int, Callable[[], object]]) -> tupl
         assert prefill.state == decode.state == "ready", (prefill.failure, decode.failure)
         group = Group(hosts, Layout(), Path(), Path(), decode)
         found = await group.replies(list(requests()), after, 80, both)
-        async with asyncio.timeout(30):  # every lease ends: its pages are free again
+        async with asyncio.timeout(Patience().whole_s + 5.0):  # every lease ends: its pages are free again
             while prefill.stats.pages_used or prefill.stats.leases.get("live") or decode.stats.pages_used:
                 await asyncio.sleep(0.05)
         assert prefill.restarts == decode.restarts == 0 and not group.errors

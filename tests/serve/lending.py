@@ -37,7 +37,7 @@ class Side:
             for request in requests:
                 self.engine.add(request)
 
-    def until(self, done: Callable[[], bool], outputs: dict[str, list[Output]] | None = None, most_s=10.0) -> None:
+    def until(self, done: Callable[[], bool], outputs: dict[str, list[Output]] | None = None, most_s=30.0) -> None:
         end_s = time.monotonic() + most_s
         while not done():
             assert time.monotonic() < end_s, "it takes too long"

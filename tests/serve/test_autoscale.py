@@ -69,7 +69,7 @@ def test_a_fleet_grows_with_its_queue_and_shrinks_without(scripted_model: Path) 
         fleet = Fleet([pool, Pool("other")], hire)
         fleet.start()
         chore = asyncio.create_task(follow(fleet, 0.02))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await fleet.settled.wait()
             while not fleet.find("other-0").free or not fleet.find("main-0").free:
                 await asyncio.sleep(0.01)

@@ -82,7 +82,7 @@ def test_a_killed_worker_is_replaced_and_its_replies_go_on(scripted_model: Path)
         client.add([Request(name, asked, params) for name in "abcdef"], inbox)
         found: dict[str, list[Output]] = {name: [] for name in "abcdef"}
         kills = 0
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while any(not parts or parts[-1].finish_reason is None for parts in found.values()):
                 arrival = await inbox.queue.get()
                 assert isinstance(arrival.event, Output)

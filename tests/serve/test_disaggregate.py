@@ -67,7 +67,7 @@ async def fleet(hello: Hello, pools=SPLIT, command=SCRIPTED, policy=QUICKLY) -> 
         await ours.stop()
 
 
-async def settles(what, most_s=10.0) -> None:
+async def settles(what, most_s=30.0) -> None:
     until_s = time.monotonic() + most_s
     while not what():
         assert time.monotonic() < until_s, "it does not settle"

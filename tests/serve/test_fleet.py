@@ -46,7 +46,7 @@ async def fleet(
     ours = Fleet([Pool(replicas=count)], hire)
     ours.start()
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while any(replica.client.state == "starting" for replica in ours.replicas):
                 await asyncio.sleep(0.01)
         yield ours
@@ -63,7 +63,7 @@ async def replies(inbox: Inbox, names: set[str], step: Callable[[int], None] | N
     """Tokens of each; `step` is called at each arrival with how many there have been."""
     found: dict[str, list[int]] = {name: [] for name in names}
     left, arrivals = set(names), 0
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while left:
             arrival = await inbox.queue.get()
             assert isinstance(arrival.event, Output), arrival.event

@@ -35,7 +35,7 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def gone(pid: int, within_s: float = 10.0) -> bool:
+def gone(pid: int, within_s: float = 30.0) -> bool:
     until = time.monotonic() + within_s
     while time.monotonic() < until:
         stat = Path(f"/proc/{pid}/stat")

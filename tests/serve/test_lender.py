@@ -54,7 +54,7 @@ def pull(source, names=NAMES, **changed) -> Pull:
     return replace(Pull(source.lease, source.token, FORM, names), **changed)
 
 
-def until(state: LeaseState, lender: Lender, most_s=3.0) -> None:
+def until(state: LeaseState, lender: Lender, most_s=20.0) -> None:
     end_s = time.monotonic() + most_s
     while not lender.counts[state]:
         assert time.monotonic() < end_s, f"no lease came to be {state}"

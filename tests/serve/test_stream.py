@@ -107,7 +107,7 @@ def test_an_unfinished_character_shows_only_at_the_end() -> None:
 # --- the end of an exchange ------------------------------------------------------------------------------------------
 
 
-def settled(server: Running, *, within_s: float = 3.0) -> bool:
+def settled(server: Running, *, within_s: float = 20.0) -> bool:
     """Whether the engine has nothing left to do, soon enough."""
     until = time.monotonic() + within_s
     while time.monotonic() < until:

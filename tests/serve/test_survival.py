@@ -129,7 +129,7 @@ def test_clients_read_the_same_text_when_the_one_worker_is_killed(tiny_model: Pa
     config = ServeConfig(model=str(tiny_model), threads=2, drain_s=0.2)
 
     def read(server: Running, number: int, events: list[int]) -> str:
-        body = {"prompt": [5 + number, 9, 30], "max_tokens": 60, "temperature": 0.9, "seed": number, "stream": True}
+        body = {"prompt": [5 + number, 9, 30], "max_tokens": 220, "temperature": 0.9, "seed": number, "stream": True}
         text = ""
         with httpx.stream(
             "POST", f"{server.url}/v1/completions", json=body | {"ignore_eos": True}, timeout=60

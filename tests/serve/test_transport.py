@@ -87,7 +87,7 @@ async def reply(client: EngineClient, request: Request, after: int, then: object
     """Its tokens; `then` is called once, after so many of them."""
     inbox, tokens = Inbox(), []
     client.add([request], inbox)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             event = (await inbox.queue.get()).event
             assert isinstance(event, Output), event
