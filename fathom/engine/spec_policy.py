@@ -17,12 +17,14 @@ from fathom.errors import ConfigError
 MAX_DRAFTS = 4  # fed with its own guesses a module goes astray, soon unless it was trained on them (loss.mtp_depth)
 WORTH = 1.02  # predicted gain below which nothing is guessed: less than what the prediction is off by
 HOPE, HOPED = 0.9, 3  # acceptance assumed before the first guess, and the guesses that this counts as
-MEMORY = 64  # guesses and steps after which a measurement has lost most of its weight
+MEMORY = 64  # steps after which what one took has lost most of its weight
+REMEMBERED = 24  # guesses after which it matters little whether one was right: another text may have begun
 OUTLIER = 2.0  # a step that takes more than this multiple of its prediction was disturbed, and counts as this much
 TRIALS, FIRST_TRIALS = 6, 2  # guesses judged in a try that makes some, unless their price alone says that none pays
 PLAIN_STEPS = 4  # of a try that makes none
 WARM_UP = 2  # steps of a new kind that say nothing of its price: caches and branch predictors know the old one
-TRY_EVERY, TRY_EVERY_AT_MOST = 64, 512  # steps between tries; doubled while they change nothing
+TRY_EVERY = 64  # steps between tries; doubled while they change nothing, up to
+AT_MOST = {True: 128, False: 512}  # where guesses pay (else what plain steps take is forgotten), and where none does
 LOOK_EVERY = 8  # steps between looks at what plain ones take, where no guesses pay
 
 
@@ -114,7 +116,7 @@ class SpecPolicy:
     def _judge(self, drafts: int, accepted: int) -> None:
         for depth in range(min(drafts, accepted + 1)):
             self._judged[depth] += 1
-            gain = max(1.0 / MEMORY, 1.0 / (HOPED + self._judged[depth]))
+            gain = max(1.0 / REMEMBERED, 1.0 / (HOPED + self._judged[depth]))
             self.acceptance[depth] += gain * ((depth < accepted) - self.acceptance[depth])
 
 
@@ -170,7 +172,7 @@ class Trial:
         if self.trying is None:
             if self.steps - self._seen[not guessed] >= self._every:
                 self._paid, self._longer = self.best > 0, not self._longer
-                self._begin(not guessed or self._longer)
+                self._begin(not guessed or (self._longer and self.best < MAX_DRAFTS))
         elif guessed == self.trying:
             self._left -= judged if guessed else 1
             sloped = self.model_s.sloped
@@ -178,7 +180,8 @@ class Trial:
                 return
             if not sloped:  # the first try: now the other kind, or nothing can be compared
                 return self._begin(not guessed)
-            self._every = min(2 * self._every, TRY_EVERY_AT_MOST) if (self.best > 0) == self._paid else TRY_EVERY
+            pays = self.best > 0
+            self._every = min(2 * self._every, AT_MOST[pays]) if pays == self._paid else TRY_EVERY
             self.trying = None
 
     def _begin(self, guesses: bool) -> None:
