@@ -15,7 +15,7 @@ from fathom.batching.plan import Plan, Sampled
 from fathom.errors import ConfigError
 
 MAX_DRAFTS = 4  # fed with its own guesses a module goes astray, soon unless it was trained on them (loss.mtp_depth)
-WORTH = 1.02  # predicted gain below which nothing is guessed: less than what the prediction is off by
+WORTH = 1.05  # predicted gain below which nothing is guessed: less than what the prediction is off by
 HOPE, HOPED = 0.9, 3  # acceptance assumed before the first guess, and the guesses that this counts as
 MEMORY = 64  # steps after which what one took has lost most of its weight
 REMEMBERED = 24  # guesses after which it matters little whether one was right: another text may have begun
