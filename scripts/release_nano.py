@@ -146,8 +146,8 @@ Forced: its own thought, cut after so many tokens; asked: told a number of token
 
 {stages(evaluated)}
 
-The teacher is the model before, told to check its work: the student keeps its accuracy in half of its tokens. How it was
-found, GRPO from three seeds, and what failed: `docs/log.md`.
+The teacher is the model before, told to check its work: the student keeps its accuracy in half of its tokens. How it
+was found, GRPO from three seeds, and what failed: `docs/log.md`.
 
 ## Accuracy
 
@@ -181,8 +181,8 @@ python scripts/release_nano.py runs/nano-reasoner --n {scores[0].n}
 A new run ends with other bits. The base was trained with a change of the thread count on the way, and before wordings
 and some traces were rewritten. The cold start read {BEFORE:,} tokens of 95,000 samples (a third of them Chinese, older
 traces of counting, gcd, bases, pathstar and queens) before those of the recipe. The replies that the student read were
-sampled in two runs: from the GRPO model for counting, grid and queens (600 problems, 8 replies each), from the cold start
-for the other families but pathstar (2,400 problems, 4 replies each); the 2,294 that were kept were read twice.
+sampled in two runs: from the GRPO model for counting, grid and queens (600 problems, 8 replies each), from the cold
+start for the other families but pathstar (2,400 problems, 4 replies each); the 2,294 that were kept were read twice.
 """
 
 

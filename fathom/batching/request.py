@@ -163,10 +163,9 @@ class Sequence:
 
     Fields: key: rank among all requests, smallest first. tokens: prompt and output, append only.
             pages: held pages of the latent cache, in order; table: the same as a tuple, or () when it is out of
-            date. computed: tokens whose latents are in them; unread: those of them that MTP has not seen, as far as it
-            is known. published: leading pages that are offered for
-            sharing. hashes: names of the first full pages of `tokens`, as far as they were asked for. drafts: guesses
-            for the tokens after the last one.
+            date. computed: tokens whose latents are in them; unread: those of them that MTP is known not to have seen.
+            published: leading pages that are offered for sharing. hashes: names of the first full pages of `tokens`, as
+            far as they were asked for. drafts: guesses for the tokens after the last one.
     """
 
     request: Request

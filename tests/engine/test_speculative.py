@@ -125,6 +125,20 @@ def test_the_module_reads_every_token_and_its_own_wrong_guesses_do_not_stay(spec
     assert 0 < sum(engine.stats().accepted_by_depth) < sum(engine.stats().drafted_by_depth)
 
 
+def test_a_text_that_the_module_has_not_read_is_not_guessed_on():
+    engine = guessing(2)
+    engine.policy.fixed = 0
+    engine.add(request("a", PROMPT, max_tokens=40, ignore_eos=True))
+    for _ in range(10):  # 9 tokens of prompt and 9 more are not read
+        engine.step()
+    engine.policy.fixed = 2
+    while engine.has_work:
+        engine.step()
+    assert engine.stats().drafted_by_depth == () and engine.model.read_ahead == 0
+    run(engine, [request("b", PROMPT[::-1], max_tokens=40, ignore_eos=True)])
+    assert engine.stats().accepted_by_depth == engine.stats().drafted_by_depth != ()
+
+
 def test_without_guesses_the_module_is_left_alone():
     engine = guessing("off")
     run(engine, [request("a", PROMPT, max_tokens=5)])

@@ -85,13 +85,7 @@ class Call(ctypes.Structure):
 SIGNATURES: dict[str, Any] = {  # name -> result and arguments, in the order of `kernels` in kernels.h
     "space": (_L, ctypes.POINTER(Model), _L, _L, _L),
     "forward": (_I, ctypes.POINTER(Model), ctypes.POINTER(Cache), ctypes.POINTER(Batch), ctypes.POINTER(Call), _P, _P),
-    "draft": (
-        _I,
-        *map(ctypes.POINTER, (Model, Cache, Batch, Call, Batch, Call)),
-        _L,
-        _P,
-        _P,
-    ),
+    "draft": (_I, *map(ctypes.POINTER, (Model, Cache, Batch, Call, Batch, Call)), _L, _P, _P),
     "logits": (_I, ctypes.POINTER(Model), _P, _L, _P, _P, _P),
     "product": (_I, ctypes.POINTER(Matrix), _P, _L, _P, _P),
 }
