@@ -118,13 +118,17 @@ def drafting(args: argparse.Namespace) -> int:
     from fathom.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(find_model(args.model))
-    wanted = replace(config(args), max_sequences=1, spec=args.spec or "auto")
+    together = args.batch or 1
+    wanted = replace(config(args), max_sequences=together, spec=args.spec or "auto")
     model = opened(wanted, args.model, mtp=True)
     ends = eos_token_ids(model.config, tokenizer.eos_id)
     plain, drafted = (Engine(model, config=replace(wanted, spec=s), eos_token_ids=ends) for s in ("off", wanted.spec))
-    prompts = task_prompts(tokenizer, args.prompts, args.seed)
+    prompts = task_prompts(tokenizer, max(args.prompts, together), args.seed)
     families = {}
-    for family, found in compare_drafting(plain, drafted, prompts, max_tokens=args.tokens, repeats=args.repeats):
+    compared = compare_drafting(
+        plain, drafted, prompts, max_tokens=args.tokens, repeats=args.repeats, together=together
+    )
+    for family, found in compared:
         families[family] = found
         if not args.json:
             accepted = " ".join(f"{share:.0%}" for share in found.acceptance) or "nothing drafted"
@@ -134,8 +138,9 @@ def drafting(args: argparse.Namespace) -> int:
             )  # fmt: skip
     identical = all(found.identical for found in families.values())
     if args.json:
+        asked = {"spec": wanted.spec, "batch": together, "identical": identical}
         by_family = {family: asdict(found) for family, found in families.items()}
-        print(json.dumps(facts(args, model) | {"spec": wanted.spec, "identical": identical, "families": by_family}))
+        print(json.dumps(facts(args, model) | asked | {"families": by_family}))
     return 0 if identical else 1
 
 

@@ -209,21 +209,20 @@ class Drafted:
 
 
 def compare_drafting(
-    plain: Engine, drafted: Engine, prompts: Mapping[str, Sequence[Sequence[int]]], *, max_tokens: int, repeats: int
-) -> Iterator[tuple[str, Drafted]]:
-    """Each family's prompts, one at a time, greedy, by both engines in turns; tokens/s without the first token."""
+    plain: Engine, drafted: Engine, prompts: Mapping[str, Sequence[Sequence[int]]], *, max_tokens: int, repeats: int,
+    together: int = 1,
+) -> Iterator[tuple[str, Drafted]]:  # fmt: skip
+    """Each family's prompts, some together, greedy, by both engines in turns; tokens/s once all have their first."""
     for family, asked in prompts.items():
-        (
-            _ask(plain, asked, WARM_UP_TOKENS, f"{family} warm-up"),
-            _ask(drafted, asked, WARM_UP_TOKENS, f"{family} warm-up"),
-        )
+        sides = [("plain", plain), ("drafted", drafted)]
+        for _, engine in sides:
+            _ask(engine, asked, WARM_UP_TOKENS, f"{family} warm-up", together)
         before = _drafts(drafted)
         rates: dict[str, list[float]] = {"plain": [], "drafted": []}
         texts: dict[str, list[list[int]]] = {"plain": [], "drafted": []}
-        sides = [("plain", plain), ("drafted", drafted)]
         for repeat in range(repeats):
             for name, engine in sides if repeat % 2 == 0 else reversed(sides):
-                texts[name], rate = _ask(engine, asked, max_tokens, f"{family} {repeat}")
+                texts[name], rate = _ask(engine, asked, max_tokens, f"{family} {repeat}", together)
                 rates[name].append(rate)
         one, other = Spread.of(rates["plain"]), Spread.of(rates["drafted"])
         depths = zip_longest(_drafts(drafted), before, fillvalue=(0, 0))
@@ -241,20 +240,26 @@ def compare_drafting(
         )
 
 
-def _ask(engine: Engine, prompts: Sequence[Sequence[int]], most: int, name: str) -> tuple[list[list[int]], float]:
-    """(the reply to each prompt, tokens per second after each first token)."""
-    replies, later, seconds = [], 0, 0.0
-    for number, prompt in enumerate(prompts):
-        reply: list[int] = []
-        engine.add(Request(f"{name} {number}", tuple(prompt), SamplingParams(max_tokens=most, temperature=0.0)))
+def _ask(
+    engine: Engine, prompts: Sequence[Sequence[int]], most: int, name: str, together: int
+) -> tuple[list[list[int]], float]:
+    """(the reply to each prompt, tokens per second once all that were asked together have their first)."""
+    replies: list[list[int]] = []
+    later, seconds = 0, 0.0
+    for first in range(0, len(prompts), together):
+        group: dict[str, list[int]] = {}
+        for number, prompt in enumerate(prompts[first : first + together], first):
+            group[f"{name} {number}"] = []
+            engine.add(Request(f"{name} {number}", tuple(prompt), SamplingParams(max_tokens=most, temperature=0.0)))
         while engine.has_work:
-            counted, started = bool(reply), perf_counter()
-            new = [i for output in engine.step() for i in output.token_ids]
+            counted, started = all(group.values()), perf_counter()
+            outputs = engine.step()
             if counted:
                 seconds += perf_counter() - started
-                later += len(new)
-            reply += new
-        replies.append(reply)
+                later += sum([len(output.token_ids) for output in outputs])
+            for output in outputs:
+                group[output.request_id] += output.token_ids
+        replies += group.values()
     return replies, later / seconds if seconds else 0.0
 
 

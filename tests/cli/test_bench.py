@@ -58,9 +58,9 @@ def _limits(kind, threads):
 
 
 def test_mtp_compares_texts_by_family(capsys):
-    words = ["--tokens", "6", "--repeats", "1", "--prompts", "1", "--spec", "1", "--threads", "1"]
+    words = ["--tokens", "6", "--repeats", "1", "--prompts", "1", "--spec", "1", "--threads", "1", "--batch", "2"]
     found = printed(capsys, "mtp", *words)
-    assert found["identical"] is True and found["spec"] == "1"
+    assert found["identical"] is True and (found["spec"], found["batch"]) == ("1", 2)
     assert set(found["families"]) == set(FAMILIES)
     for family in found["families"].values():
         assert family.keys() >= {"plain", "drafted", "ratio", "acceptance", "identical"}

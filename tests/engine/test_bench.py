@@ -93,12 +93,13 @@ def test_a_dictated_runner_computes_in_full():
     assert runner.model_s == 0.0
 
 
-def test_drafting_is_compared_text_by_text():
+@pytest.mark.parametrize("together", [1, 2, 3])
+def test_drafting_is_compared_text_by_text(together):
     def engine():
         return Engine(tiny(), config=EngineConfig(num_pages=16, spec="off"))
 
     prompts = {"one": [[1, 2, 3], [4, 5]], "two": [[7]]}
-    found = dict(compare_drafting(engine(), engine(), prompts, max_tokens=6, repeats=2))
+    found = dict(compare_drafting(engine(), engine(), prompts, max_tokens=6, repeats=2, together=together))
     assert list(found) == ["one", "two"]
     assert found["one"].tokens == 12 and found["two"].tokens == 6
     assert all(each.identical and each.acceptance == () for each in found.values())
