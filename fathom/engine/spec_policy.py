@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fathom.batching.plan import Plan, Sampled
+from fathom.batching.rows import MOST_UNREAD
 from fathom.errors import ConfigError
 
 MAX_DRAFTS = 4  # fed with its own guesses a module goes astray, soon unless it was trained on them (loss.mtp_depth)
@@ -53,27 +54,29 @@ class SpecPolicy:
         self.fixed = fixed
         self.acceptance = [HOPE] * MAX_DRAFTS
         self._judged = [0] * MAX_DRAFTS
+        self._asked, self._unread = True, 0  # whether the step may guess; steps since MTP has read one
         self._trials: dict[int, Trial] = {}  # by the batch's size, to a power of 2
 
-    def choose(self, sequences: int) -> int:
-        """Guesses per sequence for a step of so many sequences."""
+    def choose(self, sequences: int, *, arrivals: bool = True) -> int:
+        """Guesses per sequence for a step of so many sequences. arrivals: whether new ones may begin in it."""
         if self.fixed is not None:
             return self.fixed
         trial = self._trial(sequences)
         trial.steps += 1
         if trial.news:
             trial.best, trial.news = self._most_per_s(trial, sequences), False
-        if trial.trying is False:
-            return 0
-        return min(trial.best + (trial.trying is True), MAX_DRAFTS)
+        wanted = 0 if trial.trying is False else min(trial.best + (trial.trying is True), MAX_DRAFTS)
+        self._asked = wanted > 0 and (arrivals or self._unread <= MOST_UNREAD)  # else MTP knows none of the texts
+        return wanted if self._asked else 0
 
     def observe(self, plan: Plan, sampled: Sequence[Sampled], step_s: float, draft_s: float) -> None:
         """Learn from a step: step_s is all it took, draft_s the part of it that was making guesses."""
         if self.fixed is not None or not plan.rows:
             return
-        sequences, rounds = len(plan.rows), max([row.propose for row in plan.rows])
+        sequences, made = len(plan.rows), sum([row.propose for row in plan.rows])
         trial = self._trial(sequences)
-        if not rounds and trial.rests and trial.steps % LOOK_EVERY:  # nothing pays: learning shall not cost either
+        self._unread = 0 if self._asked and plan.reads_ahead else self._unread + 1
+        if not made and trial.rests and trial.steps % LOOK_EVERY:  # nothing pays: learning shall not cost either
             return
         judged = 0
         for row, answer in zip(plan.sampling_rows, sampled, strict=True):
@@ -82,20 +85,22 @@ class SpecPolicy:
                 self._judge(row.drafts, len(answer.token_ids) - 1)
         if any([len(row.token_ids) > 1 + row.drafts for row in plan.rows]):
             return  # chunks of prompts cost something else
-        if not trial.is_warm(guessed=rounds > 0):
+        if not trial.is_warm(guessed=made > 0):
             return
         trial.news = True
         trial.model_s.add(plan.num_tokens, step_s - draft_s)
-        if rounds:
-            trial.draft_s.add(sequences * rounds, draft_s)
-        trial.go_on(sequences, judged, guessed=rounds > 0)
+        if made:
+            trial.draft_s.add(made, draft_s)
+        trial.go_on(sequences, judged, guessed=made > 0)
         if trial.begins:  # what was true long ago counts less than what is seen now
             self._judged = [min(count, TRIALS) for count in self._judged]
 
     def _trial(self, sequences: int) -> Trial:
         size = sequences.bit_length()
         if size not in self._trials:
-            self._trials[size] = Trial()
+            trial = self._trials[size] = Trial()
+            if any(smaller < size and known.gave_up for smaller, known in self._trials.items()):
+                trial.trying = None  # not at once: it rarely pays here if it did not there
         return self._trials[size]
 
     def _most_per_s(self, trial: Trial, sequences: int) -> int:
@@ -149,6 +154,11 @@ class Trial:
     def rests(self) -> bool:
         """Whether no guess pays, and no try with none is under way."""
         return not self.best and self.trying is not False
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether guesses were measured and do not pay."""
+        return self.trying is None and not self.best and self.model_s.sloped
 
     def seconds(self, sequences: int, drafts: int) -> float:
         """Predicted time of a step [s]; above 0."""
