@@ -73,7 +73,7 @@ class SpecPolicy:
         """Learn from a step: step_s is all it took, draft_s the part of it that was making guesses."""
         if self.fixed is not None or not plan.rows:
             return
-        sequences, made = len(plan.rows), sum([row.propose for row in plan.rows])
+        sequences, made = len(plan.rows), sum([row.propose for row in plan.rows]) if self._asked else 0
         trial = self._trial(sequences)
         self._unread = 0 if self._asked and plan.reads_ahead else self._unread + 1
         if not made and trial.rests and trial.steps % LOOK_EVERY:  # nothing pays: learning shall not cost either
