@@ -16,10 +16,10 @@ from fathom.batching.rows import MOST_UNREAD
 from fathom.errors import ConfigError
 
 MAX_DRAFTS = 4  # fed with its own guesses a module goes astray, soon unless it was trained on them (loss.mtp_depth)
-WORTH = 1.05  # predicted gain below which nothing is guessed: less than what the prediction is off by
+WORTH = 1.05  # predicted gain that guessing begins with: more than what the prediction is off by
 HOPE, HOPED = 0.9, 3  # acceptance assumed before the first guess, and the guesses that this counts as
 MEMORY = 64  # steps after which what one took has lost most of its weight
-REMEMBERED = 24  # guesses after which it matters little whether one was right: another text may have begun
+REMEMBERED = 32  # guesses after which it matters little whether one was right: another text may have begun
 OUTLIER = 2.0  # a step that takes more than this multiple of its prediction was disturbed, and counts as this much
 TRIALS, FIRST_TRIALS = 6, 2  # guesses judged in a try that makes some, unless their price alone says that none pays
 PLAIN_STEPS = 4  # of a try that makes none
@@ -94,6 +94,9 @@ class SpecPolicy:
         trial.go_on(sequences, judged, guessed=made > 0)
         if trial.begins:  # what was true long ago counts less than what is seen now
             self._judged = [min(count, TRIALS) for count in self._judged]
+            if not trial.best:  # the first guess alone may not pay: it is what says whether more may be hoped for
+                self.acceptance[1:] = [max(HOPE, share) for share in self.acceptance[1:]]
+                self._judged[1:] = [0] * (MAX_DRAFTS - 1)
 
     def _trial(self, sequences: int) -> Trial:
         size = sequences.bit_length()
@@ -116,7 +119,7 @@ class SpecPolicy:
             rate = tokens / trial.seconds(sequences, drafts)
             if rate > best_rate:
                 best, best_rate = drafts, rate
-        return best if best_rate >= WORTH * plain else 0
+        return best if best_rate >= (1.0 if trial.best else WORTH) * plain else 0
 
     def _judge(self, drafts: int, accepted: int) -> None:
         for depth in range(min(drafts, accepted + 1)):
