@@ -6,7 +6,9 @@ from fathom.batching.plan import Row, Sampled, Sampling
 from fathom.batching.request import Output, Sequence
 from fathom.batching.tables import PageTables
 
-MOST_UNREAD = 16  # tokens that MTP may have missed of a text it shall guess on; without them its guesses are worse
+MOST_UNREAD = (
+    8  # tokens, or one in so many, that MTP may have missed of a text; it guesses badly on what it hardly knows
+)
 
 
 def row_of(sequence: Sequence, count: int, tables: PageTables, max_drafts: int = 0) -> Row:
@@ -29,7 +31,7 @@ def row_of(sequence: Sequence, count: int, tables: PageTables, max_drafts: int =
     )
     guesses = sequence.drafts[: end - known]
     propose = 0
-    if count and max_drafts and sequence.unread <= MOST_UNREAD:
+    if count and max_drafts and sequence.unread <= max(MOST_UNREAD, start // MOST_UNREAD):
         propose = max(0, min(max_drafts, sequence.room - 2, tables.slots(sequence) - count + 1))
     tokens = (*sequence.tokens[start:], *guesses)
     return Row(sequence.request.id, tokens, start, pages, sampling, len(guesses), propose)

@@ -158,38 +158,36 @@ class Scheduler:
         due = sum(row.sampling is not None for row in plan.rows)
         if len(sampled) != due:
             raise EngineError(f"plan {plan.step} samples {due} rows, but {len(sampled)} came back.")
-        answers, reads = iter(sampled), self._guesses and plan.reads_ahead
+        answers, reads = iter(sampled), self._guesses and plan.reads_ahead  # MTP, that is
         outputs = []
         for sequence, row in zip(self._planned, plan.rows, strict=True):
             answer = next(answers) if row.sampling is not None else None
             if sequence.finish_reason is not None:
                 continue  # aborted while the step ran: its pages are gone and nobody waits for the token
-            outputs.append(self._take(sequence, row, answer))
-            if not reads:
-                sequence.unread += sequence.computed - row.start
+            outputs.append(self._take(sequence, row, answer, reads=reads))
             if sequence.finish_reason is not None:
                 self._retire(sequence)
         self._planned = {}
         self.tables.settle()
         return outputs
 
-    def _take(self, sequence: Sequence, row: Row, answer: Sampled | None) -> Output:
-        """Add what came back for one row, as far as the sequence goes."""
-        sequence.computed = row.start + len(row.token_ids) - row.drafts
-        if answer is None:
-            self.tables.publish(sequence)
-            return output_of(sequence)
-        before = len(sequence.tokens)
-        for token_id in answer.token_ids:
-            sequence.append(token_id, self.eos_token_ids)
-            if sequence.finish_reason is not None:
-                break
-        taken = len(sequence.tokens) - before
-        sequence.computed += taken - 1
-        sequence.drafts = answer.drafts
+    def _take(self, sequence: Sequence, row: Row, answer: Sampled | None, *, reads: bool) -> Output:
+        """Add what came back for one row, as far as the sequence goes. reads: whether MTP has read it too."""
+        sequence.computed, taken = row.start + len(row.token_ids) - row.drafts, 0
+        if answer is not None:
+            before = len(sequence.tokens)
+            for token_id in answer.token_ids:
+                sequence.append(token_id, self.eos_token_ids)
+                if sequence.finish_reason is not None:
+                    break
+            taken = len(sequence.tokens) - before
+            sequence.computed += taken - 1
+            sequence.drafts = answer.drafts
+            self._drafted.update(range(row.drafts))
+            self._accepted.update(range(taken - 1))
+        if not reads:
+            sequence.unread += sequence.computed - row.start
         self.tables.publish(sequence)
-        self._drafted.update(range(row.drafts))
-        self._accepted.update(range(taken - 1))
         return output_of(sequence, answer, taken, row.drafts)
 
     # -- the parts of a step ---------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ class PageTables:
         self.copies: list[tuple[int, int]] = []
         self.restores: list[tuple[int, int]] = []
         self.moved: dict[Sequence, None] = {}  # in order: a set of objects has none that could be replayed
+        self.unread: set[int] = set()  # offered pages of texts that MTP has not seen in full
         self._keeps = False  # whether all pages should come to lie in the file
         self._unsaved: dict[bytes, None] = {}  # names of published pages that may not, the oldest first
 
@@ -70,6 +71,7 @@ class PageTables:
             if page := self.pool.match((name,)):
                 self.pool.hold(page)
                 sequence.pages += page
+                sequence.unread += self.page_tokens if page[0] in self.unread else 0
                 sequence.published += sequence.published == index
             elif name not in self.spill or not self.pool.available:
                 break
@@ -97,7 +99,9 @@ class PageTables:
         """Offer its full computed pages for sharing."""
         full = sequence.computed // self.page_tokens
         for index in range(sequence.published, full):
-            self.offer(sequence.pages[index], self._name(sequence, index))
+            page = sequence.pages[index]
+            self.offer(page, self._name(sequence, index))
+            (self.unread.add if sequence.unread else self.unread.discard)(page)
         sequence.published = max(sequence.published, full)
 
     def offer(self, page: int, name: bytes) -> None:
@@ -127,6 +131,7 @@ class PageTables:
         """Take all its pages."""
         self.pool.release(sequence.pages)
         sequence.pages, sequence.table, sequence.computed, sequence.published = [], (), 0, 0
+        sequence.unread = 0
 
     def slots(self, sequence: Sequence) -> int:
         """Tokens for which it has pages, beyond those computed."""

@@ -139,6 +139,19 @@ def test_a_text_that_the_module_has_not_read_is_not_guessed_on():
     assert engine.stats().accepted_by_depth == engine.stats().drafted_by_depth != ()
 
 
+def test_nor_is_one_whose_pages_come_from_such_a_text():
+    engine = guessing(2)
+    engine.policy.fixed = 0
+    run(engine, [request("a", PROMPT * 3, max_tokens=4)])
+    engine.policy.fixed = 2
+    run(engine, [request("b", PROMPT * 3, max_tokens=20, ignore_eos=True)])
+    assert engine.stats().prefix_hit_tokens == 24 and engine.stats().drafted_by_depth == ()
+    run(engine, [request("c", PROMPT[::-1] * 3, max_tokens=20, ignore_eos=True)])
+    run(engine, [request("d", PROMPT[::-1] * 3, max_tokens=20, ignore_eos=True)])
+    assert engine.stats().prefix_hit_tokens == 48
+    assert engine.stats().accepted_by_depth == engine.stats().drafted_by_depth != ()
+
+
 def test_without_guesses_the_module_is_left_alone():
     engine = guessing("off")
     run(engine, [request("a", PROMPT, max_tokens=5)])
