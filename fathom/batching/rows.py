@@ -6,9 +6,12 @@ from fathom.batching.plan import Row, Sampled, Sampling
 from fathom.batching.request import Output, Sequence
 from fathom.batching.tables import PageTables
 
-MOST_UNREAD = (
-    8  # tokens, or one in so many, that MTP may have missed of a text; it guesses badly on what it hardly knows
-)
+MOST_UNREAD = 8  # tokens, or one in so many, that MTP may have missed of a text
+
+
+def knows(sequence: Sequence) -> bool:
+    """Whether MTP has read enough of a text to guess on it: of one that it hardly knows it guesses badly."""
+    return sequence.unread <= max(MOST_UNREAD, sequence.computed // MOST_UNREAD)
 
 
 def row_of(sequence: Sequence, count: int, tables: PageTables, max_drafts: int = 0) -> Row:
@@ -31,7 +34,7 @@ def row_of(sequence: Sequence, count: int, tables: PageTables, max_drafts: int =
     )
     guesses = sequence.drafts[: end - known]
     propose = 0
-    if count and max_drafts and sequence.unread <= max(MOST_UNREAD, start // MOST_UNREAD):
+    if count and max_drafts and knows(sequence):
         propose = max(0, min(max_drafts, sequence.room - 2, tables.slots(sequence) - count + 1))
     tokens = (*sequence.tokens[start:], *guesses)
     return Row(sequence.request.id, tokens, start, pages, sampling, len(guesses), propose)

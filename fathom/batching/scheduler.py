@@ -28,7 +28,7 @@ from collections.abc import Iterable
 from fathom.batching.limits import SchedulerConfig
 from fathom.batching.plan import Plan, Row, Sampled
 from fathom.batching.request import Output, Request, Sequence
-from fathom.batching.rows import output_of, row_of
+from fathom.batching.rows import knows, output_of, row_of
 from fathom.batching.steptime import Budget, StepTime
 from fathom.batching.tables import PageTables
 from fathom.errors import EngineError, RequestError
@@ -126,7 +126,7 @@ class Scheduler:
         Args: max_drafts: guesses per sequence, both to verify in this step and to make for the next.
         """
         self.steps += 1
-        self._planned, self._preempted, self._guesses = {}, [], max_drafts > 0
+        self._planned, self._preempted = {}, []
         self._undo()
         decodes: list[Sequence] = []
         prompts: list[Sequence] = []
@@ -136,7 +136,10 @@ class Scheduler:
         alone_s, limit_s = self._open_budget()
         self._plan_prefills(prompts)
         self._admit()
-        if max_drafts:
+        if max_drafts and not any(map(knows, self._planned)):
+            max_drafts = 0  # there is nothing to guess on, so MTP need not read either
+        self._guesses = max_drafts > 0
+        if self._guesses:
             self._plan_drafts(max_drafts)
         tables = self.tables
         return Plan(

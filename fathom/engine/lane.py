@@ -25,7 +25,7 @@ class Lane:
         if not self.scheduler.has_work:
             return Plan(step=self.scheduler.steps)
         sequences = min(len(self.scheduler.live), self.scheduler.config.max_sequences)
-        return self.scheduler.schedule(self.policy.choose(sequences, arrivals=bool(self.scheduler.waiting)))
+        return self.scheduler.schedule(self.policy.choose(sequences))
 
     def observe(self, plan: Plan, sampled: list[Sampled], computing_s: float, draft_s: float) -> None:
         """What a step took [s]; draft_s of it went into guesses."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fathom.batching.plan import Plan, Sampled
-from fathom.batching.rows import MOST_UNREAD
 from fathom.errors import ConfigError
 
 MAX_DRAFTS = 4  # fed with its own guesses a module goes astray, soon unless it was trained on them (loss.mtp_depth)
@@ -25,7 +24,7 @@ TRIALS, FIRST_TRIALS = 6, 2  # guesses judged in a try that makes some, unless t
 PLAIN_STEPS = 4  # of a try that makes none
 WARM_UP = 2  # steps of a new kind that say nothing of its price: caches and branch predictors know the old one
 TRY_EVERY = 64  # steps between tries; doubled while they change nothing, up to
-AT_MOST = {True: 128, False: 512}  # where guesses pay (else what plain steps take is forgotten), and where none does
+AT_MOST = {True: 128, False: 1024}  # where guesses pay (else what plain steps take is forgotten), and where none does
 LOOK_EVERY = 8  # steps between looks at what plain ones take, where no guesses pay
 
 
@@ -54,28 +53,26 @@ class SpecPolicy:
         self.fixed = fixed
         self.acceptance = [HOPE] * MAX_DRAFTS
         self._judged = [0] * MAX_DRAFTS
-        self._asked, self._unread = True, 0  # whether the step may guess; steps since MTP has read one
         self._trials: dict[int, Trial] = {}  # by the batch's size, to a power of 2
 
-    def choose(self, sequences: int, *, arrivals: bool = True) -> int:
-        """Guesses per sequence for a step of so many sequences. arrivals: whether new ones may begin in it."""
+    def choose(self, sequences: int) -> int:
+        """Guesses per sequence for a step of so many sequences."""
         if self.fixed is not None:
             return self.fixed
         trial = self._trial(sequences)
         trial.steps += 1
         if trial.news:
             trial.best, trial.news = self._most_per_s(trial, sequences), False
-        wanted = 0 if trial.trying is False else min(trial.best + (trial.trying is True), MAX_DRAFTS)
-        self._asked = wanted > 0 and (arrivals or self._unread <= MOST_UNREAD)  # else MTP knows none of the texts
-        return wanted if self._asked else 0
+        if trial.trying is False:
+            return 0
+        return min(trial.best + (trial.trying is True), MAX_DRAFTS)
 
     def observe(self, plan: Plan, sampled: Sequence[Sampled], step_s: float, draft_s: float) -> None:
         """Learn from a step: step_s is all it took, draft_s the part of it that was making guesses."""
         if self.fixed is not None or not plan.rows:
             return
-        sequences, made = len(plan.rows), sum([row.propose for row in plan.rows]) if self._asked else 0
+        sequences, made = len(plan.rows), sum([row.propose for row in plan.rows])
         trial = self._trial(sequences)
-        self._unread = 0 if self._asked and plan.reads_ahead else self._unread + 1
         if not made and trial.rests and trial.steps % LOOK_EVERY:  # nothing pays: learning shall not cost either
             return
         judged = 0

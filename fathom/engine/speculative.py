@@ -71,6 +71,7 @@ class Drafter:
         Args: hidden, following: of each token that became certain, and the token after it. ends: each chain's last.
         """
         wanted = {chain.row.propose for chain in chains}
+        # where every sequence of the step guesses, as far as the others and greedily, one call does it
         if len(wanted) == 1 and wanted != {1} and len(chains) == len(batch.query_lengths) and all(map(_greedy, chains)):
             found = self.model.draft(hidden, following, batch, self.cache, ends, *wanted)
             if found is not None:
